@@ -1,1 +1,9 @@
-//! caudal-service
+//! What every binary shares: arguments, logs, metrics over HTTP, shutdown and exit codes.
+//! It knows none of the pipeline's own types.
+
+pub mod args;
+pub mod exit;
+pub mod http;
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;

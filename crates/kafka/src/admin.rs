@@ -1,0 +1,181 @@
+//! Topics: what there is, and what should be.
+
+use crate::args::Kafka;
+use crate::error::{Error, Result};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const CALL: Duration = Duration::from_secs(30);
+
+/// A topic as it is, or as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// Name.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Replicas of each.
+    pub replication: i32,
+    /// Settings of the topic's own (not inherited from the brokers).
+    pub config: BTreeMap<String, String>,
+}
+
+/// Looks at topics and changes them.
+pub struct Admin {
+    client: AdminClient<DefaultClientContext>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Admin {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When the client cannot be made.
+    pub fn connect(kafka: &Kafka) -> Result<Admin> {
+        let client =
+            kafka.config().create().map_err(|e| Error::new("cannot create a client", &e))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|e| Error::permanent("cannot start a runtime", e))?;
+        Ok(Admin { client, runtime })
+    }
+
+    fn options() -> AdminOptions {
+        AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL))
+    }
+
+    /// Every topic that is not Kafka's own, with its settings.
+    ///
+    /// # Errors
+    /// When the cluster does not answer.
+    pub fn topics(&self) -> Result<BTreeMap<String, Topic>> {
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(None, CALL)
+            .map_err(|e| Error::new("cannot list the topics", &e))?;
+        let mut topics = BTreeMap::new();
+        for topic in metadata.topics().iter().filter(|t| !t.name().starts_with("__")) {
+            let partitions = topic.partitions();
+            let replication = partitions.first().map_or(0, |p| p.replicas().len());
+            topics.insert(
+                topic.name().to_owned(),
+                Topic {
+                    name: topic.name().to_owned(),
+                    partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
+                    replication: i32::try_from(replication).unwrap_or(i32::MAX),
+                    config: BTreeMap::new(),
+                },
+            );
+        }
+        self.read_configs(&mut topics)?;
+        Ok(topics)
+    }
+
+    fn read_configs(&self, topics: &mut BTreeMap<String, Topic>) -> Result<()> {
+        let names: Vec<String> = topics.keys().cloned().collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let resources: Vec<_> = names.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
+        let what = "cannot read the topics' settings";
+        let described = self
+            .runtime
+            .block_on(self.client.describe_configs(&resources, &Self::options()))
+            .map_err(|e| Error::new(what, &e))?;
+        for (name, result) in names.iter().zip(described) {
+            let resource = result.map_err(|code| Error::of_code(what, code))?;
+            let Some(topic) = topics.get_mut(name) else { continue };
+            topic.config = resource
+                .entries
+                .into_iter()
+                .filter(|e| e.source == ConfigSource::DynamicTopic)
+                .filter_map(|e| Some((e.name, e.value?)))
+                .collect();
+        }
+        Ok(())
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// When the cluster refuses; a topic that exists is no error.
+    pub fn create(&self, topic: &Topic) -> Result<()> {
+        let mut new = NewTopic::new(
+            &topic.name,
+            topic.partitions,
+            TopicReplication::Fixed(topic.replication),
+        );
+        for (key, value) in &topic.config {
+            new = new.set(key, value);
+        }
+        let what = format!("cannot create topic {}", topic.name);
+        let results = self
+            .runtime
+            .block_on(self.client.create_topics([&new], &Self::options()))
+            .map_err(|e| Error::new(&what, &e))?;
+        results.into_iter().try_for_each(|result| match result {
+            Ok(_) | Err((_, Code::TopicAlreadyExists)) => Ok(()),
+            Err((_, code)) => Err(Error::of_code(&what, code)),
+        })
+    }
+
+    /// Sets a topic's own settings to exactly `config`.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub fn configure(&self, name: &str, config: &BTreeMap<String, String>) -> Result<()> {
+        let mut change = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (key, value) in config {
+            change = change.set(key, value);
+        }
+        let what = format!("cannot configure topic {name}");
+        let results = self
+            .runtime
+            .block_on(self.client.alter_configs([&change], &Self::options()))
+            .map_err(|e| Error::new(&what, &e))?;
+        results.into_iter().try_for_each(|result| match result {
+            Ok(_) => Ok(()),
+            Err((_, code)) => Err(Error::of_code(&what, code)),
+        })
+    }
+
+    /// Deletes topics and everything in them; those that do not exist are no error.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub fn delete(&self, names: &[&str]) -> Result<()> {
+        let what = format!("cannot delete topics {names:?}");
+        let results = self
+            .runtime
+            .block_on(self.client.delete_topics(names, &Self::options()))
+            .map_err(|e| Error::new(&what, &e))?;
+        results.into_iter().try_for_each(|result| match result {
+            Ok(_) | Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic)) => Ok(()),
+            Err((_, code)) => Err(Error::of_code(&what, code)),
+        })
+    }
+
+    /// Forgets groups and their committed offsets; those that do not exist are no error.
+    ///
+    /// # Errors
+    /// When the cluster refuses, for instance because a group still has members.
+    pub fn delete_groups(&self, names: &[&str]) -> Result<()> {
+        let what = format!("cannot delete groups {names:?}");
+        let results = self
+            .runtime
+            .block_on(self.client.delete_groups(names, &Self::options()))
+            .map_err(|e| Error::new(&what, &e))?;
+        results.into_iter().try_for_each(|result| match result {
+            Ok(_) | Err((_, Code::GroupIdNotFound)) => Ok(()),
+            Err((_, code)) => Err(Error::of_code(&what, code)),
+        })
+    }
+}

@@ -1,0 +1,346 @@
+//! A member of a consumer group that gathers batches.
+//!
+//! Rebalances happen only inside [`GroupConsumer::gather`]. A newly assigned partition is paused
+//! at once and stays so until [`GroupConsumer::start`] names the offset to begin at: where a task
+//! begins is decided by its own state, never by a default of the client.
+
+use crate::args::{Isolation, Kafka};
+use crate::error::{Error, Result};
+use crate::{TopicPartition, list_of, offsets};
+use caudal_core::decode::Record;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance,
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Which group to join, and how.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// Group id.
+    pub group: String,
+    /// `group.instance.id`: static membership, so that a restart keeps its partitions and fences
+    /// its predecessor.
+    pub instance: String,
+    /// Topics to subscribe to.
+    pub topics: Vec<Arc<str>>,
+}
+
+/// Bounds of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most records.
+    pub records: usize,
+    /// Most bytes of keys, values and headers (exceeded by one record at most).
+    pub bytes: usize,
+    /// Longest wait for a first record.
+    pub idle: Duration,
+}
+
+/// A change of assignment, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Assigned; paused until started.
+    Assigned(Vec<TopicPartition>),
+    /// Revoked in good order: what is not committed yet is simply read again by the next owner.
+    Revoked(Vec<TopicPartition>),
+    /// Lost: another member may own them already.
+    Lost(Vec<TopicPartition>),
+}
+
+/// What one gathering brought.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Records in the order of arrival; of partitions still assigned at the end only.
+    pub records: Vec<(TopicPartition, Record)>,
+    /// Changes of assignment, in order. They concern tasks, not `records`, which are already
+    /// filtered.
+    pub changes: Vec<Change>,
+}
+
+struct Context {
+    changes: Mutex<Vec<Change>>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_client(level, facility, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        // Brokers come and go; what matters surfaces where a call fails.
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
+pub(crate) fn log_client(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(facility, message, "kafka client");
+        }
+        _ => tracing::debug!(facility, message, "kafka client"),
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let partitions = partitions_of(list);
+        let outcome = if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.push(Change::Assigned(partitions));
+            // An explicit offset, so that the client neither looks up nor resets one: the task
+            // seeks when its state is restored. Until then the partition is paused.
+            list.set_all_offsets(Offset::Beginning)
+                .and_then(|()| consumer.incremental_assign(list))
+                .and_then(|()| consumer.pause(list))
+        } else {
+            let lost = consumer.assignment_lost();
+            self.push(if lost { Change::Lost(partitions) } else { Change::Revoked(partitions) });
+            consumer.incremental_unassign(list)
+        };
+        if let Err(error) = outcome {
+            // The client raises it again from poll, where it is handled.
+            tracing::warn!(%error, "rebalance");
+        }
+    }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, _: &Rebalance<'_>) {}
+}
+
+impl Context {
+    fn push(&self, change: Change) {
+        if let Ok(mut changes) = self.changes.lock() {
+            changes.push(change);
+        }
+    }
+}
+
+fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
+    list.elements().iter().map(|e| (Arc::from(e.topic()), e.partition())).collect()
+}
+
+/// A static member of a consumer group, reading committed records.
+pub struct GroupConsumer {
+    consumer: BaseConsumer<Context>,
+    topics: BTreeMap<String, Arc<str>>,
+}
+
+impl GroupConsumer {
+    /// Joins the group (the join itself happens while gathering).
+    ///
+    /// # Errors
+    /// When the client refuses its configuration.
+    pub fn join(kafka: &Kafka, membership: &Membership) -> Result<GroupConsumer> {
+        let mut config = kafka.consumer_config(Isolation::ReadCommitted);
+        config
+            .set("group.id", &membership.group)
+            .set("group.instance.id", &membership.instance)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            // A killed member is replaced after 6 s; a stalled broker may take longer than that,
+            // which costs a rejoin and nothing else.
+            .set("session.timeout.ms", "6000")
+            .set("heartbeat.interval.ms", "1000")
+            .set("max.poll.interval.ms", "300000");
+        let context = Context { changes: Mutex::new(Vec::new()) };
+        let consumer: BaseConsumer<Context> = config
+            .create_with_context(context)
+            .map_err(|e| Error::new("cannot create a consumer", &e))?;
+        let names: Vec<&str> = membership.topics.iter().map(AsRef::as_ref).collect();
+        consumer
+            .subscribe(&names)
+            .map_err(|e| Error::new(format!("cannot subscribe to {names:?}"), &e))?;
+        let topics = membership.topics.iter().map(|t| (t.to_string(), Arc::clone(t))).collect();
+        Ok(GroupConsumer { consumer, topics })
+    }
+
+    /// Gathers a batch: waits up to `limits.idle` for a first record; then goes on until
+    /// `not_before`, and further while records are at hand, up to the limits.
+    ///
+    /// # Errors
+    /// A permanent error of the client (fenced by a newer instance, an offset out of range, no
+    /// permission). A broker that is away is no error: the batch is just empty.
+    pub fn gather(&self, limits: &Limits, not_before: Instant) -> Result<Batch> {
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        let begun = Instant::now();
+        loop {
+            let now = Instant::now();
+            let wait = if batch.records.is_empty() {
+                limits.idle.saturating_sub(now - begun)
+            } else {
+                not_before.saturating_duration_since(now)
+            };
+            let polled = self.consumer.poll(wait);
+            if let Some(Err(error)) = &polled {
+                self.check(error)?;
+            }
+            if let Some(Ok(message)) = &polled {
+                let record = owned(message);
+                bytes += record.size();
+                let topic = self.topic(message.topic());
+                batch.records.push(((topic, message.partition()), record));
+            }
+            let waited = matches!(polled, None | Some(Err(_)));
+            drop(polled);
+            self.apply_changes(&mut batch);
+            let full = batch.records.len() >= limits.records || bytes >= limits.bytes;
+            let over = if batch.records.is_empty() {
+                begun.elapsed() >= limits.idle || !batch.changes.is_empty()
+            } else {
+                waited && Instant::now() >= not_before
+            };
+            if full || over {
+                return Ok(batch);
+            }
+        }
+    }
+
+    fn topic(&self, name: &str) -> Arc<str> {
+        self.topics.get(name).map_or_else(|| Arc::from(name), Arc::clone)
+    }
+
+    /// Moves changes from the callback to the batch, and drops records of partitions that went.
+    fn apply_changes(&self, batch: &mut Batch) {
+        let Ok(mut changes) = self.consumer.context().changes.lock() else { return };
+        for change in changes.drain(..) {
+            if let Change::Revoked(gone) | Change::Lost(gone) = &change {
+                batch.records.retain(|(partition, _)| !gone.contains(partition));
+            }
+            batch.changes.push(change);
+        }
+    }
+
+    fn check(&self, error: &KafkaError) -> Result<()> {
+        let code = error.rdkafka_error_code();
+        match code {
+            Some(Code::PollExceeded | Code::PartitionEOF) => Ok(()),
+            // An offset that is not there: retention overtook the reader, or the topic is new.
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                Err(Error::permanent("an input offset is no longer in its partition", error))
+            }
+            Some(
+                Code::Fatal
+                | Code::FencedInstanceId
+                | Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::Authentication
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::BadMessage,
+            ) => Err(Error::permanent(
+                match self.consumer.client().fatal_error() {
+                    Some((_, text)) => format!("the consumer cannot go on ({text})"),
+                    None => "the consumer cannot go on".to_owned(),
+                },
+                error,
+            )),
+            _ => {
+                tracing::debug!(%error, "poll");
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts (or restarts) reading a partition at `offset`.
+    ///
+    /// # Errors
+    /// When the partition is not ready to seek; try again after another gathering.
+    pub fn start(&self, partition: &TopicPartition, offset: i64) -> Result<()> {
+        let what = || format!("cannot seek {}-{} to {offset}", partition.0, partition.1);
+        // Resume, then seek: resuming goes back to the last position that was read, so the seek
+        // must have the last word. Nothing is polled in between.
+        self.resume(std::slice::from_ref(partition))?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&partition.0, partition.1, Offset::Offset(offset))
+            .map_err(|e| Error::new(what(), &e))?;
+        let sought = self
+            .consumer
+            .seek_partitions(list, Duration::from_secs(10))
+            .map_err(|e| Error::new(what(), &e))
+            .and_then(|list| {
+                list.elements()
+                    .iter()
+                    .try_for_each(|element| element.error().map_err(|e| Error::new(what(), &e)))
+            });
+        if sought.is_err() {
+            // Not at its offset: it must not deliver anything.
+            self.pause(std::slice::from_ref(partition))?;
+        }
+        sought
+    }
+
+    /// Stops delivery of these partitions; polling keeps the membership alive.
+    ///
+    /// # Errors
+    /// When the client refuses.
+    pub fn pause(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.consumer.pause(&list_of(partitions)).map_err(|e| Error::new("cannot pause", &e))
+    }
+
+    /// Goes on with these partitions.
+    ///
+    /// # Errors
+    /// When the client refuses.
+    pub fn resume(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.consumer.resume(&list_of(partitions)).map_err(|e| Error::new("cannot resume", &e))
+    }
+
+    /// Committed next offsets of the group, stable ones only.
+    ///
+    /// # Errors
+    /// As [`offsets::Offsets::committed`].
+    pub fn committed(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, Option<i64>>> {
+        offsets::committed(&self.consumer, partitions)
+    }
+
+    /// Whether the assignment was lost: nothing may be committed for it any more.
+    #[must_use]
+    pub fn assignment_lost(&self) -> bool {
+        self.consumer.assignment_lost()
+    }
+
+    /// The membership as a txn needs it: taken after a gathering, used for that batch.
+    pub(crate) fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.consumer.group_metadata()
+    }
+
+    /// Commits positions to the group, for display only, without waiting.
+    pub fn show_progress(&self, positions: &BTreeMap<TopicPartition, i64>) {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), next) in positions {
+            if list.add_partition_offset(topic, *partition, Offset::Offset(*next)).is_err() {
+                return;
+            }
+        }
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!(%error, "group commit for display");
+        }
+    }
+}
+
+pub(crate) fn owned(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers.iter().map(|h| (h.key.to_owned(), h.value.unwrap_or_default().into())).collect()
+    });
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(0),
+        key: message.key().map(Into::into),
+        value: message.payload().map(Into::into),
+        headers,
+    }
+}
