@@ -188,7 +188,10 @@ fn logs(path: &Path, lines: usize, follow: bool) -> Result<()> {
     if !end.is_empty() {
         print(&format!("{end}\n"))?;
     }
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         std::thread::sleep(Duration::from_millis(250));
         let Ok(mut file) = std::fs::File::open(path) else { continue };
         let length = file.metadata().context("cannot look at the log")?.len();
@@ -204,5 +207,4 @@ fn logs(path: &Path, lines: usize, follow: bool) -> Result<()> {
             print(&String::from_utf8_lossy(&added))?;
         }
     }
-    Ok(())
 }

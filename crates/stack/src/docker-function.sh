@@ -1,4 +1,5 @@
 # Brokers that run natively obey docker's words; everything else goes to the real docker.
+unalias docker 2>/dev/null || :
 docker() {
   if [ -e @UP@ ]; then
     case "${1:-}" in

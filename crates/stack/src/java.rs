@@ -15,8 +15,6 @@ const OLDEST: u32 = 17;
 pub struct Java {
     /// The `java` program.
     pub program: PathBuf,
-    /// Its release, for instance 17.
-    pub release: u32,
     /// Kafka's jars, colon separated.
     pub class_path: String,
     /// The JMX exporter.
@@ -48,7 +46,7 @@ impl Java {
                 program.display()
             );
         }
-        Ok(Java { program, release, class_path, agent })
+        Ok(Java { program, class_path, agent })
     }
 
     /// A command for one of Kafka's classes, logging by the settings in `log4j`.

@@ -7,7 +7,7 @@ set -uo pipefail
 name=$(basename "$0" .sh)
 name=${name#kafka-}
 tools=org.apache.kafka.tools
-# Which option names the brokers, and whether it stands before or after a subcommand.
+# Where --bootstrap-server goes: before or after a subcommand, or nowhere; one tool has another word.
 place=before
 case $name in
   acls) class=$tools.AclCommand ;;
@@ -61,7 +61,11 @@ if [[ $name == preferred-replica-election ]]; then
   before=()
 fi
 
-if (($# > 0)) && ! given --help "$@" && ! given -h "$@" && ! given --version "$@" &&
+# Called bare, a tool prints its usage; only this one has nothing else to be told.
+[[ $# -gt 0 || $name != broker-api-versions ]] || set -- --bootstrap-server "${BOOTSTRAP_SERVERS:-@BOOTSTRAP@}"
+
+# `--producer-props bootstrap.servers=...` is the perf tests' older way to name the brokers.
+if (($# > 0)) && [[ " $*" != *" bootstrap.servers="* ]] && ! given --help "$@" && ! given -h "$@" && ! given --version "$@" &&
   ! given --bootstrap-server "$@" && ! given --bootstrap-controller "$@"; then
   brokers=${BOOTSTRAP_SERVERS:-@BOOTSTRAP@}
   case $place in

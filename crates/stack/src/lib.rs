@@ -5,6 +5,8 @@
 //! data, logs and pid files in [`layout`]. [`Stack`] is the interface for programs, [`cli`] the
 //! one for people.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
+
 pub mod cli;
 mod docker_ps;
 mod env;

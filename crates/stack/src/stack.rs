@@ -377,11 +377,19 @@ impl Stack {
         let mut timed = |line: &str| {
             progress(&format!("{:5.1} s  {line}", begun.elapsed().as_secs_f64()));
         };
-        self.end_together(&[prometheus::NAME], Signal::Terminate, &mut timed)?;
-        let nodes: Vec<&str> = self.topology.nodes.iter().map(|node| node.name.as_str()).collect();
-        self.end_together(&nodes, Signal::Terminate, &mut timed)?;
+        let patience = self.stop_patience();
+        let mut first = self.unlisted();
+        first.push(prometheus::daemon(&self.layout));
+        end_together(first, Signal::Terminate, patience, &mut timed)?;
+        // Brokers take leave of the controllers, so those go last.
+        let (controllers, brokers): (Vec<&Node>, Vec<&Node>) =
+            self.topology.nodes.iter().partition(|node| node.is_controller());
+        for nodes in [brokers, controllers] {
+            let daemons = nodes.iter().map(|node| kafka::daemon(&self.layout, &node.name));
+            end_together(daemons.collect(), Signal::Terminate, patience, &mut timed)?;
+        }
         // Interrupt is PostgreSQL's fast shutdown: it disconnects clients, then writes all.
-        self.end_together(&[postgres::NAME], Signal::Interrupt, &mut timed)?;
+        end_together(vec![self.postgres()?.daemon()], Signal::Interrupt, patience, &mut timed)?;
         layout::remove(&self.layout.up_marker())?;
         let postgres = self.postgres()?.base().to_owned();
         if wipe {
@@ -392,33 +400,17 @@ impl Stack {
         Ok(())
     }
 
-    /// Signals all parts, waits for all of them, and kills what does not end in time.
-    fn end_together(&self, names: &[&str], signal: Signal, progress: Progress<'_>) -> Result<()> {
-        let mut waiting = Vec::new();
-        for name in names {
-            let daemon = self.daemon(name)?;
-            if daemon.pid().is_some() {
-                daemon.end(signal, Duration::ZERO)?;
-                waiting.push(daemon);
-            }
-        }
-        let mut faults = Vec::new();
-        let deadline = Instant::now() + self.stop_patience();
-        for daemon in waiting {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if process::wait_until(left, || daemon.pid().is_none()) {
-                layout::remove(&daemon.pid_file)?;
-                progress(&format!("{} stopped", daemon.name));
-            } else if daemon.end(Signal::Kill, KILLED)? {
-                progress(&format!(
-                    "{} killed: it did not stop within {} s",
-                    daemon.name, self.topology.cluster.stop_timeout_s
-                ));
-            } else {
-                faults.push(format!("{} does not end, pid {:?}", daemon.name, daemon.pid()));
-            }
-        }
-        if faults.is_empty() { Ok(()) } else { bail!(faults.join("; ")) }
+    /// Nodes that run but are not in the topology any more: the file was changed under them.
+    fn unlisted(&self) -> Vec<Daemon> {
+        let Ok(entries) = std::fs::read_dir(self.layout.run()) else {
+            return Vec::new();
+        };
+        let names = entries.flatten().filter_map(|entry| {
+            let file = entry.file_name();
+            Some(file.to_str()?.strip_suffix(".pid")?.to_owned())
+        });
+        let unlisted = names.filter(|name| !self.names().contains(&name.as_str()));
+        unlisted.map(|name| kafka::daemon(&self.layout, &name)).collect()
     }
 
     /// Starts one part and waits until it answers. A part that runs is left alone.
@@ -443,10 +435,10 @@ impl Stack {
     /// # Errors
     /// There is no such part, or it does not end even when killed.
     pub fn stop(&self, name: &str) -> Result<()> {
-        self.daemon(name)?;
+        let daemon = self.daemon(name)?;
         let _turn = self.take_turn(&mut |_| {})?;
         let signal = if name == postgres::NAME { Signal::Interrupt } else { Signal::Terminate };
-        self.end_together(&[name], signal, &mut |_| {})
+        end_together(vec![daemon], signal, self.stop_patience(), &mut |_| {})
     }
 
     /// Kills one part (SIGKILL) and waits until it is gone. Takes no turn: a fault strikes
@@ -486,4 +478,37 @@ impl Stack {
         self.stop(name)?;
         self.start(name)
     }
+}
+
+/// Signals all processes, waits for all of them, and kills what does not end in time.
+fn end_together(
+    daemons: Vec<Daemon>,
+    signal: Signal,
+    patience: Duration,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let mut waiting = Vec::new();
+    for daemon in daemons {
+        if daemon.pid().is_some() {
+            daemon.end(signal, Duration::ZERO)?;
+            waiting.push(daemon);
+        } else {
+            layout::remove(&daemon.pid_file)?;
+        }
+    }
+    let mut faults = Vec::new();
+    let deadline = Instant::now() + patience;
+    for daemon in waiting {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if process::wait_until(left, || daemon.pid().is_none()) {
+            layout::remove(&daemon.pid_file)?;
+            progress(&format!("{} stopped", daemon.name));
+        } else if daemon.end(Signal::Kill, KILLED)? {
+            let seconds = patience.as_secs();
+            progress(&format!("{} killed: it did not stop within {seconds} s", daemon.name));
+        } else {
+            faults.push(format!("{} does not end (pid {:?})", daemon.name, daemon.pid()));
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { bail!(faults.join("; ")) }
 }
