@@ -1,1 +1,14 @@
-//! caudal-query
+//! Continuous queries: the plan of a query and the pure operators that run it.
+//!
+//! A plan says what a SQL text will say: filter, group, window, aggregates, HAVING. A group that
+//! contains the partition key (the account) is aggregated where the record is, in
+//! [`panes`]; any other group is pre-aggregated per commit in [`partials`], sent to the partition
+//! of its group, and merged there in [`merge`].
+
+pub mod aggregate;
+pub mod group;
+pub mod merge;
+pub mod panes;
+pub mod partials;
+pub mod plan;
+pub mod window;

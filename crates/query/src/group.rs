@@ -1,0 +1,82 @@
+//! Keys of groups: the values of the grouping columns as a JSON array, so that a person can read
+//! them in a console consumer and two different groups never share one.
+
+use crate::aggregate::Accumulator;
+use crate::plan::{Function, Plan};
+use caudal_core::row::Value;
+use caudal_core::transaction::ValidTransaction;
+
+/// A group's key: `["85123A","GBP"]`.
+pub type GroupKey = Box<str>;
+
+/// The key of the group that a record belongs to.
+#[must_use]
+pub fn key_of(plan: &Plan, valid: &ValidTransaction<'_>) -> GroupKey {
+    let mut key = String::with_capacity(32);
+    for column in &plan.group_by {
+        key.push(if key.is_empty() { '[' } else { ',' });
+        push_json_text(&mut key, column.value(valid));
+    }
+    key.push(']');
+    key.into_boxed_str()
+}
+
+fn push_json_text(out: &mut String, text: &str) {
+    let plain = text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\');
+    if plain {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+/// Key of an output row: the group's values and the window's start, `["85123A","GBP",1291…]`.
+#[must_use]
+pub fn row_key(group: &str, window_start: i64) -> Vec<u8> {
+    let values = group.strip_suffix(']').unwrap_or(group);
+    format!("{values},{window_start}]").into_bytes()
+}
+
+/// The output row of a group and window. `None` when the key is not one of this plan's: it was
+/// written by something else.
+#[must_use]
+pub fn row(plan: &Plan, group: &str, start: i64, values: &Accumulator) -> Option<Vec<Value>> {
+    let texts: Vec<String> = serde_json::from_str(group).ok()?;
+    if texts.len() != plan.group_by.len() {
+        return None;
+    }
+    let mut row: Vec<Value> = texts.into_iter().map(Value::Text).collect();
+    row.push(Value::Timestamp(start));
+    row.push(Value::Timestamp(start + plan.window.size));
+    row.extend(plan.aggregates.iter().map(|(_, function)| match function {
+        Function::Count => Value::Long(values.count),
+        Function::Sum => Value::Decimal(values.sum),
+        Function::Min => Value::Decimal(values.min),
+        Function::Max => Value::Decimal(values.max),
+    }));
+    Some(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::ventas_gold;
+
+    #[test]
+    fn keys_are_json_whatever_the_text() {
+        let mut key = String::new();
+        push_json_text(&mut key, "a\"b|c\\");
+        assert_eq!(serde_json::from_str::<String>(&key).expect("json"), "a\"b|c\\");
+        assert_eq!(row_key("[\"a\",\"EUR\"]", 60), b"[\"a\",\"EUR\",60]");
+    }
+
+    #[test]
+    fn a_row_has_the_plans_columns() {
+        let plan = ventas_gold();
+        let row = row(&plan, "[\"m\",\"EUR\"]", 0, &Accumulator::of(5)).expect("row");
+        assert_eq!(row.len(), plan.row_schema().columns.len());
+        assert!(super::row(&plan, "[\"m\"]", 0, &Accumulator::of(5)).is_none());
+    }
+}

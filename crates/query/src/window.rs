@@ -1,0 +1,72 @@
+//! Windows over event time, in microseconds. Bounds are aligned to 1970, as in Kafka Streams.
+
+/// A window of fixed size that starts every `advance` microseconds (tumbling: advance = size).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Length.
+    pub size: i64,
+    /// Distance between starts; divides `size`.
+    pub advance: i64,
+    /// How long after its end a window still takes records, in stream time.
+    pub grace: i64,
+}
+
+impl Window {
+    /// `TUMBLING (SIZE size, GRACE PERIOD grace)`.
+    #[must_use]
+    pub const fn tumbling(size: i64, grace: i64) -> Window {
+        Window { size, advance: size, grace }
+    }
+
+    /// `HOPPING (SIZE size, ADVANCE BY advance, GRACE PERIOD grace)`.
+    #[must_use]
+    pub const fn hopping(size: i64, advance: i64, grace: i64) -> Window {
+        Window { size, advance, grace }
+    }
+
+    /// Start of the pane (the slice of one advance) that holds `time`.
+    #[must_use]
+    pub fn pane(&self, time: i64) -> i64 {
+        time.div_euclid(self.advance) * self.advance
+    }
+
+    /// Starts of the windows that hold `time`, oldest first.
+    pub fn starts(&self, time: i64) -> impl Iterator<Item = i64> + use<> {
+        let (last, advance, panes) = (self.pane(time), self.advance, self.size / self.advance);
+        (0..panes).rev().map(move |back| last - back * advance)
+    }
+
+    /// Whether the window that starts at `start` takes no more records at `stream_time`.
+    /// The rule is Kafka Streams': closed when its end is at or before stream time − grace.
+    #[must_use]
+    pub fn is_closed(&self, start: i64, stream_time: i64) -> bool {
+        start.saturating_add(self.size) <= stream_time.saturating_sub(self.grace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_tumbling_window_closes_after_its_grace() {
+        let w = Window::tumbling(60, 10);
+        assert_eq!(w.starts(119).collect::<Vec<_>>(), [60]);
+        assert!(!w.is_closed(60, 129));
+        assert!(w.is_closed(60, 130));
+    }
+
+    proptest! {
+        #[test]
+        fn every_start_holds_the_time(time in -1_000_000_i64..1_000_000, hops in 1_i64..8) {
+            let w = Window::hopping(10 * hops, 10, 0);
+            let starts: Vec<_> = w.starts(time).collect();
+            prop_assert_eq!(starts.len() as i64, hops);
+            for start in starts {
+                prop_assert!(start <= time && time < start + w.size);
+                prop_assert_eq!(start.rem_euclid(10), 0);
+            }
+        }
+    }
+}
