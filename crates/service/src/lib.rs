@@ -4,6 +4,7 @@
 pub mod args;
 pub mod exit;
 pub mod http;
+pub mod instance;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
