@@ -20,8 +20,15 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
+fn main() -> std::process::ExitCode {
+    let result = match Arguments::parse().command {
         Command::Plain(command) | Command::Stack { command } => run(command),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stack: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
     }
 }

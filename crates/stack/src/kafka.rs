@@ -63,7 +63,7 @@ fn properties(topology: &Topology, node: &Node, data: &Path) -> Result<String> {
     let values = [
         ("@ROLES@", node.roles_text()),
         ("@NODE_ID@", node.id.to_string()),
-        ("@CONTROLLERS@", topology.controllers()),
+        ("@VOTERS@", topology.voters()),
         ("@LISTENERS@", listeners.join(",")),
         ("@DATA_DIR@", data.display().to_string()),
         ("@SESSION_TIMEOUT_MS@", topology.cluster.session_timeout_ms.to_string()),
@@ -78,17 +78,26 @@ fn render(template: &str, values: &[(&str, String)]) -> Result<String> {
     for line in template.lines() {
         let mut line = line.to_owned();
         if !line.starts_with('#') {
-            for (word, value) in values {
-                line = line.replace(word, value);
-            }
-            if line.contains('@') {
-                bail!("unknown placeholder in {line:?}");
+            for word in placeholders(&line) {
+                let Some((_, value)) = values.iter().find(|(known, _)| *known == word) else {
+                    bail!("unknown placeholder {word} in {line:?}");
+                };
+                line = line.replace(&word, value);
             }
         }
         text.push_str(&line);
         text.push('\n');
     }
     Ok(text)
+}
+
+/// Words like `@NODE_ID@` in a line of the template.
+fn placeholders(line: &str) -> Vec<String> {
+    let pieces: Vec<&str> = line.split('@').collect();
+    let inner = pieces.get(1..pieces.len().saturating_sub(1)).unwrap_or_default();
+    let is_name =
+        |text: &&&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    inner.iter().filter(is_name).map(|name| format!("@{name}@")).collect()
 }
 
 /// The cluster's id: the one on file, else that of a formatted node, else a new one.
@@ -201,13 +210,12 @@ pub fn prepare(
             format!("{}: an interrupted formatting was cleared and done again", node.name)
         }
     };
-    format(layout, topology, node, java, cluster, &path)?;
+    format(layout, node, java, cluster, &path)?;
     Ok(Some(note))
 }
 
 fn format(
     layout: &Layout,
-    topology: &Topology,
     node: &Node,
     java: &Java,
     cluster: &str,
@@ -217,9 +225,6 @@ fn format(
     command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m", "-XX:-UsePerfData"]);
     command.args(["kafka.tools.StorageTool", "format", "--ignore-formatted"]);
     command.args(["--cluster-id", cluster, "--config"]).arg(properties);
-    if node.is_controller() {
-        command.args(["--initial-controllers", &topology.initial_controllers()]);
-    }
     let output = command.output().with_context(|| format!("cannot format {}", node.name))?;
     if !output.status.success() {
         let words = [output.stdout, output.stderr].concat();
@@ -264,11 +269,13 @@ pub fn spawn(layout: &Layout, node: &Node, java: &Java) -> Result<u32> {
 /// controller accepts connections.
 ///
 /// # Errors
-/// The process ends, or it does not serve within `patience`; both with the end of its log.
+/// The process ends, or it does not serve within `patience`; both with what it logged after byte
+/// `log_from` of its log.
 pub fn wait_ready(
     layout: &Layout,
     topology: &Topology,
     node: &Node,
+    log_from: u64,
     patience: Duration,
 ) -> Result<()> {
     let daemon = daemon(layout, &node.name);
@@ -277,7 +284,11 @@ pub fn wait_ready(
     let mut last = String::from("it does not listen yet");
     loop {
         if daemon.pid().is_none() {
-            bail!("{} ended while starting.\n{}", node.name, last_words(layout, &node.name));
+            bail!(
+                "{} ended while starting.\n{}",
+                node.name,
+                last_words(layout, &node.name, log_from)
+            );
         }
         match node.client_port {
             Some(port) => match probe::live_brokers(host, port) {
@@ -296,48 +307,72 @@ pub fn wait_ready(
                 "{} does not serve after {} s ({last}).\n{}",
                 node.name,
                 patience.as_secs(),
-                last_words(layout, &node.name)
+                last_words(layout, &node.name, log_from)
             );
         }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// The end of what a process wrote, with the paths, for an error message.
-pub fn last_words(layout: &Layout, name: &str) -> String {
+/// What a process wrote since `from` (bytes of its log), for an error message: its last complaints,
+/// the end, and the paths.
+pub fn last_words(layout: &Layout, name: &str, from: u64) -> String {
     let mut text = String::new();
-    for path in [layout.log(name), layout.output(name)] {
-        let content = tail(&path, 15);
-        if !content.is_empty() {
-            text.push_str(&format!("The end of {}:\n{content}\n", path.display()));
-        }
+    let log = layout.log(name);
+    let since = read_end(&log, from);
+    let mut complaints: Vec<&str> =
+        since.lines().filter(|line| line.contains(" ERROR ") || line.contains("FATAL")).collect();
+    complaints.drain(..complaints.len().saturating_sub(4));
+    if !complaints.is_empty() {
+        text.push_str(&format!("Complaints in {}:\n{}\n", log.display(), complaints.join("\n")));
     }
-    if text.contains("No space left on device") {
+    let all: Vec<&str> = since.lines().collect();
+    let end = all[all.len().saturating_sub(6)..].join("\n");
+    text.push_str(&format!("The end of {}:\n{end}\n", log.display()));
+    let output = layout.output(name);
+    let printed = tail(&output, 10);
+    if !printed.is_empty() {
+        text.push_str(&format!("The end of {}:\n{printed}\n", output.display()));
+    }
+    if since.contains("No space left on device") {
         text.push_str("The disk is full: make room, then run `caudal stack up` again.\n");
     }
-    if text.contains("insufficient memory") || text.contains("Cannot allocate memory") {
+    let both = since + &printed;
+    if both.contains("insufficient memory") || both.contains("OutOfMemoryError") {
         text.push_str(
-            "Memory ran out: close something, or lower heap_mib in a copy of config/stack.toml \
+            "Memory ran out: close something, or change heap_mib in a copy of config/stack.toml \
              named by CAUDAL_STACK_CONFIG.\n",
         );
     }
     text
 }
 
+/// Bytes of a file, 0 when there is none.
+pub fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
 /// The last `count` lines of a file; of a large one, of its last 64 KiB.
 pub fn tail(path: &Path, count: usize) -> String {
+    let text = read_end(path, 0);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// A file from byte `from` on, at most its last 64 KiB; empty when it cannot be read.
+fn read_end(path: &Path, from: u64) -> String {
     use std::io::{Read, Seek, SeekFrom};
     let read = || -> std::io::Result<String> {
         let mut file = std::fs::File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(64 * 1024)))?;
+        // Shorter than before: it was rotated meanwhile.
+        let from = if from > length { 0 } else { from };
+        file.seek(SeekFrom::Start(from.max(length.saturating_sub(64 * 1024))))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let text = read().unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
+    read().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -389,6 +424,9 @@ mod tests {
     fn an_unknown_placeholder_is_refused() {
         assert!(render("a=@WHAT@", &[]).is_err());
         assert_eq!(render("# @WHAT@", &[]).unwrap(), "# @WHAT@\n");
+        let values = [("@V@", "1@h:2,3@h:4".to_owned()), ("@N@", "5".to_owned())];
+        assert_eq!(render("a=@V@", &values).unwrap(), "a=1@h:2,3@h:4\n");
+        assert_eq!(render("a=@N@@N@,x@y", &values).unwrap(), "a=55,x@y\n");
     }
 
     #[test]

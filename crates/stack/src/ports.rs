@@ -15,16 +15,24 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Words for a message: pid and the start of the command line.
+    /// Words for a message: pid and both ends of the command line.
     pub fn describe(&self) -> String {
         let Some(pid) = self.pid else {
             return "a process that this user may not see".to_owned();
         };
-        let line = process::command_line(pid).unwrap_or_default();
-        let short: String = line.chars().take(100).collect();
-        let dots = if short.len() < line.len() { "…" } else { "" };
-        format!("pid {pid} ({short}{dots})")
+        format!("pid {pid} ({})", shorten(&process::command_line(pid).unwrap_or_default()))
     }
+}
+
+/// Program and last argument say what a process is; Java's many options between them do not.
+fn shorten(line: &str) -> String {
+    let count = line.chars().count();
+    if count <= 110 {
+        return line.to_owned();
+    }
+    let start: String = line.chars().take(30).collect();
+    let end: String = line.chars().skip(count - 80).collect();
+    format!("{start} … {end}")
 }
 
 /// The process that keeps `port` from being bound on localhost; `None` when it is free.
@@ -96,6 +104,14 @@ mod tests {
         }
         drop(listener);
         assert_eq!(holder(port), None);
+    }
+
+    #[test]
+    fn long_command_lines_keep_both_ends() {
+        let line = format!("java {} kafka.Kafka /h/server.properties", "-Dx=y ".repeat(50));
+        let short = shorten(&line);
+        assert!(short.starts_with("java ") && short.ends_with("/h/server.properties"), "{short}");
+        assert_eq!(shorten("sleep 5"), "sleep 5");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::kafka::{last_words, tail};
+use crate::kafka::{last_words, length, tail};
 use crate::layout::{self, Layout};
 use crate::postgres_binaries::{self as binaries, Binaries};
 use crate::postgres_user::{self, User};
@@ -107,7 +107,7 @@ impl<'a> Server<'a> {
         }
         self.create_folder(&self.socket_dir(), 0o700)?;
         self.write_settings(&binaries)?;
-        self.remove_stale_lock()?;
+        self.remove_stale_locks()?;
         rotate(&self.layout.log(NAME))?;
         self.launch(&binaries, patience)?;
         Ok(notes)
@@ -115,6 +115,7 @@ impl<'a> Server<'a> {
 
     fn launch(&self, binaries: &Binaries, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
+        let log_from = length(&self.layout.log(NAME));
         loop {
             let mut command = self.command(binaries, "postgres");
             command.arg("-D").arg(self.data());
@@ -137,13 +138,16 @@ impl<'a> Server<'a> {
                 bail!(
                     "PostgreSQL does not accept connections after {} s ({last}).\n{}",
                     patience.as_secs(),
-                    last_words(self.layout, NAME)
+                    last_words(self.layout, NAME, log_from)
                 );
             }
             // After a kill, workers of the dead server need a moment to notice and leave.
             let words = tail(&self.layout.log(NAME), 4);
             if !words.contains("pre-existing shared memory block") || Instant::now() >= deadline {
-                bail!("PostgreSQL ended while starting.\n{}", last_words(self.layout, NAME));
+                bail!(
+                    "PostgreSQL ended while starting.\n{}",
+                    last_words(self.layout, NAME, log_from)
+                );
             }
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -258,23 +262,18 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// A lock file whose pid now belongs to another program would keep the server from starting.
-    fn remove_stale_lock(&self) -> Result<()> {
-        let lock = self.data().join("postmaster.pid");
-        let Some(pid) = self.locked_by() else {
-            return Ok(());
-        };
-        let line = process::command_line(pid).unwrap_or_default();
-        if process::is_alive(pid) && line.contains(&self.daemon().marker) {
-            return Ok(());
+    /// A lock file whose pid now belongs to another program, or to a dead process that nobody
+    /// collected, would keep the server from starting.
+    fn remove_stale_locks(&self) -> Result<()> {
+        let socket = format!(".s.PGSQL.{}.lock", self.settings.port);
+        for lock in [self.data().join("postmaster.pid"), self.socket_dir().join(socket)] {
+            let Some(pid) = locked_by(&lock) else { continue };
+            let line = process::command_line(pid).unwrap_or_default();
+            if !process::is_alive(pid) || !line.contains(&self.daemon().marker) {
+                layout::remove(&lock)?;
+            }
         }
-        layout::remove(&lock)
-    }
-
-    /// The pid in the server's own lock file.
-    pub fn locked_by(&self) -> Option<u32> {
-        let text = std::fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
-        text.lines().next()?.trim().parse().ok()
+        Ok(())
     }
 
     fn command(&self, binaries: &Binaries, program: &str) -> Command {
@@ -309,6 +308,11 @@ impl<'a> Server<'a> {
         std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))
             .with_context(|| format!("cannot give {} to {}", path.display(), user.name))
     }
+}
+
+/// The pid in a lock file of the server.
+fn locked_by(lock: &Path) -> Option<u32> {
+    std::fs::read_to_string(lock).ok()?.lines().next()?.trim().parse().ok()
 }
 
 fn settings_text(settings: &Postgres, socket_dir: &Path, compression: &str) -> String {

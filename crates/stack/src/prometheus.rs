@@ -57,7 +57,7 @@ pub fn start(layout: &Layout, topology: &Topology, program: &Path) -> Result<()>
     let patience = Duration::from_secs(topology.cluster.start_timeout_s.min(30));
     process::wait_until(patience, || probe::listens("127.0.0.1", port) || daemon.pid().is_none());
     if daemon.pid().is_none() || !probe::listens("127.0.0.1", port) {
-        bail!("Prometheus does not serve on port {port}.\n{}", last_words(layout, NAME));
+        bail!("Prometheus does not serve on port {port}.\n{}", last_words(layout, NAME, 0));
     }
     Ok(())
 }

@@ -210,6 +210,7 @@ impl Stack {
         let mut taken = Vec::new();
         let mut adopted = Vec::new();
         for name in missing.iter() {
+            let mut held: Vec<(String, String)> = Vec::new();
             for (purpose, port) in self.ports_of(name) {
                 let Some(holder) = ports::holder(port) else { continue };
                 let ours = match holder.pid {
@@ -219,9 +220,14 @@ impl Stack {
                 if ours {
                     progress(&format!("{name} runs already; its pid file was missing"));
                     adopted.push((*name).to_owned());
+                    held.clear();
                     break;
                 }
-                taken.push(format!("  {port} ({name} {purpose}) by {}", holder.describe()));
+                held.push((format!("{port} ({purpose})"), holder.describe()));
+            }
+            for by_one in held.chunk_by(|a, b| a.1 == b.1) {
+                let ports: Vec<&str> = by_one.iter().map(|(port, _)| port.as_str()).collect();
+                taken.push(format!("  {name}: {} by {}", ports.join(", "), by_one[0].1));
             }
         }
         missing.retain(|name| !adopted.iter().any(|other| other == name));
@@ -299,8 +305,9 @@ impl Stack {
             say(note);
         }
         let begun = Instant::now();
+        let log_from = kafka::length(&self.layout.log(&node.name));
         let pid = kafka::spawn(&self.layout, node, java)?;
-        kafka::wait_ready(&self.layout, &self.topology, node, self.start_patience())?;
+        kafka::wait_ready(&self.layout, &self.topology, node, log_from, self.start_patience())?;
         let seconds = begun.elapsed().as_secs_f64();
         say(format!("{} serves (pid {pid}, {seconds:.1} s)", node.name));
         Ok(())
@@ -377,6 +384,7 @@ impl Stack {
         let mut timed = |line: &str| {
             progress(&format!("{:5.1} s  {line}", begun.elapsed().as_secs_f64()));
         };
+        self.adopt_lost()?;
         let patience = self.stop_patience();
         let mut first = self.unlisted();
         first.push(prometheus::daemon(&self.layout));
@@ -397,6 +405,22 @@ impl Stack {
         }
         drop(turn);
         wipe::say_what_stays(&self.layout, &postgres, progress);
+        Ok(())
+    }
+
+    /// Takes back processes of this stack whose pid files were lost, by the ports they hold.
+    fn adopt_lost(&self) -> Result<()> {
+        for name in self.names() {
+            let daemon = self.daemon(name)?;
+            if daemon.pid().is_some() {
+                continue;
+            }
+            for (_, port) in self.ports_of(name) {
+                if let Some(pid) = ports::holder(port).and_then(|holder| holder.pid) {
+                    daemon.adopt(pid)?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -98,12 +98,6 @@ impl Node {
         words.join(",")
     }
 
-    /// The id of the node's data folder in the quorum: 22 characters of URL-safe base64. It is
-    /// derived, so that a node formatted again is still the voter that the others know.
-    pub fn directory_id(&self) -> String {
-        format!("caudalDirectory{:06}A", self.id)
-    }
-
     /// Every port the node listens on, with its purpose.
     pub fn ports(&self) -> Vec<(&'static str, u16)> {
         let mut ports = Vec::new();
@@ -271,28 +265,13 @@ impl Topology {
         addresses.join(",")
     }
 
-    /// `host:port` of every controller, comma separated.
-    pub fn controllers(&self) -> String {
-        let host = &self.cluster.host;
-        let addresses: Vec<String> = self
-            .nodes
-            .iter()
-            .filter_map(|node| node.controller_port)
-            .map(|port| format!("{host}:{port}"))
-            .collect();
-        addresses.join(",")
-    }
-
-    /// The voters of a new quorum, in the words of `kafka-storage format --initial-controllers`.
-    pub fn initial_controllers(&self) -> String {
+    /// `id@host:port` of every controller, comma separated.
+    pub fn voters(&self) -> String {
         let host = &self.cluster.host;
         let voters: Vec<String> = self
             .nodes
             .iter()
-            .filter_map(|node| {
-                let port = node.controller_port?;
-                Some(format!("{}@{host}:{port}:{}", node.id, node.directory_id()))
-            })
+            .filter_map(|node| Some(format!("{}@{host}:{}", node.id, node.controller_port?)))
             .collect();
         voters.join(",")
     }
@@ -306,11 +285,10 @@ mod tests {
     fn built_in_topology_has_the_documented_ports() {
         let topology = Topology::load(None, 0).unwrap();
         assert_eq!(topology.bootstrap_servers(), "localhost:9092,localhost:9094,localhost:9096");
-        assert_eq!(topology.controllers(), "localhost:9093,localhost:9095,localhost:9097");
+        assert_eq!(topology.voters(), "1@localhost:9093,2@localhost:9095,3@localhost:9097");
         assert_eq!(topology.postgres.port, 15432);
         assert!(topology.ports().iter().all(|(_, port)| *port < 32768));
         assert_eq!(topology.nodes[1].roles_text(), "broker,controller");
-        assert!(topology.nodes.iter().all(|node| node.directory_id().len() == 22));
     }
 
     #[test]
