@@ -3,33 +3,12 @@
 
 use crate::aggregate::Accumulator;
 use crate::group::{GroupKey, key_of};
+use crate::partials::Partial;
 use crate::plan::Plan;
 use caudal_core::money::SumOverflow;
 use caudal_core::transaction::ValidTransaction;
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// A pane with its group: what a state block writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pane {
-    /// The group.
-    pub group: GroupKey,
-    /// Start of the pane in microseconds.
-    pub start: i64,
-    /// What its records add up to.
-    pub values: Accumulator,
-}
-
-/// A row to be emitted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Emission {
-    /// The group.
-    pub group: GroupKey,
-    /// Start of the window in microseconds.
-    pub start: i64,
-    /// The group's values in that window.
-    pub values: Accumulator,
-}
 
 /// Panes of one plan.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +27,7 @@ pub struct Added {
     /// Whether it missed a window that was already closed.
     pub late: bool,
     /// Rows for which HAVING held for the first time in this commit.
-    pub first_rows: Vec<Emission>,
+    pub first_rows: Vec<Partial>,
 }
 
 impl PaneState {
@@ -100,7 +79,7 @@ impl PaneState {
         plan: &Plan,
         group: &GroupKey,
         start: i64,
-        first_rows: &mut Vec<Emission>,
+        first_rows: &mut Vec<Partial>,
     ) -> Result<(), SumOverflow> {
         let Some(values) = self.window(plan, group, start)? else { return Ok(()) };
         if plan.having.is_some_and(|having| !having.holds(&values)) {
@@ -109,7 +88,7 @@ impl PaneState {
         match self.last_rows.entry((group.clone(), start)) {
             std::collections::btree_map::Entry::Vacant(slot) => {
                 slot.insert(None);
-                first_rows.push(Emission { group: group.clone(), start, values });
+                first_rows.push(Partial { group: group.clone(), start, values });
             }
             std::collections::btree_map::Entry::Occupied(mut slot) => {
                 slot.insert(Some(values));
@@ -136,20 +115,20 @@ impl PaneState {
     }
 
     /// Takes the last true rows of this commit, in a stable order, and forgets the first ones.
-    pub fn take_last_rows(&mut self) -> Vec<Emission> {
+    pub fn take_last_rows(&mut self) -> Vec<Partial> {
         std::mem::take(&mut self.last_rows)
             .into_iter()
-            .filter_map(|((group, start), values)| Some(Emission { group, start, values: values? }))
+            .filter_map(|((group, start), values)| Some(Partial { group, start, values: values? }))
             .collect()
     }
 
     /// Takes the panes that changed in this commit, in a stable order.
-    pub fn take_changed(&mut self) -> Vec<Pane> {
+    pub fn take_changed(&mut self) -> Vec<Partial> {
         std::mem::take(&mut self.changed)
             .into_iter()
             .filter_map(|(start, group)| {
                 let values = *self.panes.get(&start)?.get(&group)?;
-                Some(Pane { group, start, values })
+                Some(Partial { group, start, values })
             })
             .collect()
     }

@@ -1,0 +1,50 @@
+//! Arguments of `caudal-processor`.
+
+use caudal_kafka::KafkaArgs;
+use caudal_service::args::ServiceArgs;
+use caudal_service::exit::EXIT_CODES;
+use clap::{Parser, ValueEnum};
+
+/// Port of `/metrics` unless said otherwise.
+pub const METRICS_PORT: u16 = 9402;
+
+/// Which side wins when state and committed offsets do not agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Adopt {
+    /// The state log.
+    State,
+    /// The group's committed offset.
+    Group,
+}
+
+/// The stream processor: validates, deduplicates, watches for fraud and aggregates, exactly once.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "caudal-processor", version, after_help = EXIT_CODES)]
+pub struct Args {
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// What every service has.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+    /// Longest time between commits under load, in milliseconds; when idle a record is committed
+    /// at once
+    #[arg(long, env = "CAUDAL_COMMIT_INTERVAL_MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub commit_interval_ms: u64,
+    /// Most input records of one commit
+    #[arg(long, env = "CAUDAL_BATCH_RECORDS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch_records: u32,
+    /// How long a transaction_id is remembered, in seconds of event time; at least the largest
+    /// window and its grace
+    #[arg(long, env = "CAUDAL_DEDUP_HORIZON_S", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(70..=604_800))]
+    pub dedup_horizon_s: u32,
+    /// Name of this instance [default: host and lowest free slot, stable across restarts]
+    #[arg(long, env = "CAUDAL_INSTANCE")]
+    pub instance: Option<String>,
+    /// Exit 0 when everything that was there at the start, and everything it caused, is committed
+    #[arg(long, env = "CAUDAL_UNTIL_CAUGHT_UP")]
+    pub until_caught_up: bool,
+    /// When state and committed offsets do not agree: which one to go on from, this once
+    #[arg(long, env = "CAUDAL_ADOPT", value_enum)]
+    pub adopt: Option<Adopt>,
+}

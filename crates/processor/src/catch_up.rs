@@ -1,0 +1,100 @@
+//! `--until-caught-up`: whether everything up to the ends captured at the start, and everything
+//! they caused, is committed.
+
+use crate::engine::{Stage, TaskId};
+use anyhow::Result;
+use caudal_kafka::args::{Isolation, Kafka};
+use caudal_kafka::log_reader::{Event, LogReader};
+use caudal_kafka::offsets::Offsets;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long one look at the rest of a partition may take.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Follows one stage after the other to its captured ends.
+pub struct CatchUp {
+    kafka: Kafka,
+    ends: Offsets,
+    stage: Stage,
+    targets: BTreeMap<i32, i64>,
+    rerouted: u64,
+}
+
+impl CatchUp {
+    /// Captures the ends of `transacciones`.
+    ///
+    /// # Errors
+    /// When a partition's end cannot be read.
+    pub fn start(kafka: &Kafka, partitions: i32) -> Result<CatchUp> {
+        let ends = Offsets::connect(kafka, Isolation::ReadUncommitted, "caudal-catch-up")?;
+        let targets = capture(&ends, Stage::Account, partitions)?;
+        Ok(CatchUp { kafka: kafka.clone(), ends, stage: Stage::Account, targets, rerouted: 0 })
+    }
+
+    /// Whether all is done, given the running tasks (none restoring, nothing at hand) and the
+    /// number of records rerouted so far.
+    ///
+    /// # Errors
+    /// When a partition cannot be read.
+    pub fn is_done(
+        &mut self,
+        positions: &BTreeMap<TaskId, i64>,
+        rerouted: u64,
+        partitions: i32,
+    ) -> Result<bool> {
+        let of_stage: Vec<(i32, i64)> = positions
+            .iter()
+            .filter(|(id, _)| id.stage == self.stage)
+            .map(|(id, next)| (id.partition, *next))
+            .collect();
+        for (partition, next) in of_stage {
+            if !self.is_drained(partition, next)? {
+                return Ok(false);
+            }
+        }
+        match self.stage {
+            // Moved records were appended behind the ends that were captured.
+            Stage::Account if rerouted > self.rerouted => {
+                self.rerouted = rerouted;
+                self.targets = capture(&self.ends, Stage::Account, partitions)?;
+                Ok(false)
+            }
+            Stage::Account => {
+                self.stage = Stage::Group;
+                self.targets = capture(&self.ends, Stage::Group, partitions)?;
+                Ok(false)
+            }
+            Stage::Group => Ok(true),
+        }
+    }
+
+    /// Whether no committed record lies between `next` and the captured end. Offsets cannot tell:
+    /// the markers of transactions take offsets too.
+    fn is_drained(&mut self, partition: i32, next: i64) -> Result<bool> {
+        if self.targets.get(&partition).is_none_or(|target| next >= *target) {
+            return Ok(true);
+        }
+        let mut reader = LogReader::connect(&self.kafka, self.stage.input())?;
+        reader.add(partition, Some(next));
+        let (mut found, mut ended) = (false, false);
+        let until = std::time::Instant::now() + LOOK;
+        while !found && !ended && std::time::Instant::now() < until {
+            reader.step(Duration::from_millis(100), |event| -> Result<()> {
+                match event {
+                    Event::Record(_) => found = true,
+                    Event::End(_) => ended = true,
+                }
+                Ok(())
+            })?;
+        }
+        if ended && !found {
+            self.targets.remove(&partition);
+        }
+        Ok(ended && !found)
+    }
+}
+
+fn capture(ends: &Offsets, stage: Stage, partitions: i32) -> Result<BTreeMap<i32, i64>> {
+    (0..partitions).map(|p| Ok((p, ends.watermarks(stage.input(), p)?.1))).collect()
+}

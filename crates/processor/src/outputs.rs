@@ -1,0 +1,85 @@
+//! Output records with their headers: who wrote them, as the how-manieth, because of what.
+
+use crate::engine::TaskId;
+use caudal_core::avro::{AvroError, Reader, Writer};
+use caudal_core::headers;
+use caudal_core::ledger::{read_count, write_count};
+use caudal_core::outbox::{OutRecord, Outbox};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Numbers a task's outputs, contiguously per topic-partition.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    task: String,
+    next: BTreeMap<(Arc<str>, i32), u64>,
+}
+
+/// An output before it is numbered.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// Topic.
+    pub topic: &'a Arc<str>,
+    /// Partition.
+    pub partition: i32,
+    /// Key.
+    pub key: Option<Vec<u8>>,
+    /// Value.
+    pub value: Option<Vec<u8>>,
+    /// The input record that caused it: partition and offset.
+    pub source: (i32, i64),
+    /// Further headers.
+    pub headers: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Outputs {
+    /// Of a task that has written nothing yet.
+    #[must_use]
+    pub fn new(task: TaskId) -> Outputs {
+        Outputs { task: task.to_string(), next: BTreeMap::new() }
+    }
+
+    /// Numbers an output and puts it into the outbox.
+    pub fn emit(&mut self, outbox: &mut Outbox, output: Output<'_>) {
+        let next = self.next.entry((Arc::clone(output.topic), output.partition)).or_insert(0);
+        let mut all = Vec::with_capacity(3 + output.headers.len());
+        all.push((headers::TASK, self.task.clone().into_bytes()));
+        all.push((headers::SEQUENCE, next.to_string().into_bytes()));
+        let (partition, offset) = output.source;
+        all.push((headers::SOURCE, format!("{partition}@{offset}").into_bytes()));
+        all.extend(output.headers);
+        *next += 1;
+        outbox.records.push(OutRecord {
+            topic: Arc::clone(output.topic),
+            partition: output.partition,
+            key: output.key,
+            value: output.value,
+            headers: all,
+        });
+    }
+
+    /// Writes the numbers into a state block.
+    pub fn write(&self, out: &mut Writer) {
+        write_count(out, self.next.len() as u64);
+        for ((topic, partition), next) in &self.next {
+            out.string(topic);
+            out.long(i64::from(*partition));
+            write_count(out, *next);
+        }
+    }
+
+    /// Reads them back.
+    ///
+    /// # Errors
+    /// When the bytes are not such numbers.
+    pub fn read(&mut self, input: &mut Reader<'_>) -> Result<(), AvroError> {
+        self.next.clear();
+        for _ in 0..input.length()? {
+            let topic: Arc<str> = input.string()?.into();
+            let partition = input.long()?;
+            let partition = i32::try_from(partition).map_err(|_| input.error("partition"))?;
+            self.next.insert((topic, partition), read_count(input)?);
+        }
+        Ok(())
+    }
+}
