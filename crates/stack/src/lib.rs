@@ -20,6 +20,7 @@ mod postgres_user;
 mod probe;
 pub mod process;
 mod prometheus;
+mod shutdown;
 mod stack;
 mod status;
 pub mod topology;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::process;
 
@@ -43,6 +44,17 @@ pub fn holder(port: u16) -> Option<Holder> {
         // Not allowed to bind, or no such address: the server's own message will say it better.
         Err(_) => None,
     }
+}
+
+/// As [`holder`], but gives a process that is just ending a moment: its first thread may be gone
+/// while others still hold its sockets, and then nobody can be named.
+pub fn lasting_holder(port: u16) -> Option<Holder> {
+    let mut found = None;
+    process::wait_until(Duration::from_secs(5), || {
+        found = holder(port);
+        found.as_ref().is_none_or(|holder| holder.pid.is_some_and(process::is_alive))
+    });
+    found
 }
 
 fn owner(port: u16) -> Option<u32> {

@@ -43,9 +43,11 @@ impl<'a> Server<'a> {
             _ => None,
         };
         let inside = layout.home().join(NAME);
+        let outside = PathBuf::from(format!("/var/tmp/caudal-{}", layout.hash()));
         let base = match &user {
-            Some(user) if !user.can_reach(layout.home()) => {
-                PathBuf::from(format!("/var/tmp/caudal-{}", layout.hash()))
+            // Data that is there already stays where it is, even if the home was opened since.
+            Some(user) if outside.join("data").exists() || !user.can_reach(layout.home()) => {
+                outside
             }
             _ => inside,
         };

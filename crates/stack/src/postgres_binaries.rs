@@ -133,11 +133,7 @@ fn unpack(jar: &Path, dist: &Path) -> Result<PathBuf> {
     let fresh = dist.join("new");
     layout::remove(&fresh)?;
     layout::create_dir(&fresh)?;
-    // The server's user must be able to enter, whatever the umask.
-    for path in [dist, &fresh] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-            .with_context(|| format!("cannot set the mode of {}", path.display()))?;
-    }
+    open_folder(dist)?;
     open_jar(jar, &fresh)?;
     let archive = std::fs::read_dir(&fresh)
         .with_context(|| format!("cannot read {}", fresh.display()))?
@@ -161,10 +157,30 @@ fn unpack(jar: &Path, dist: &Path) -> Result<PathBuf> {
     }
     layout::remove(&archive)?;
     layout::remove(&fresh.join("META-INF"))?;
+    open_folders(&fresh)?;
     layout::remove(&folder)?;
     std::fs::rename(&fresh, &folder)
         .with_context(|| format!("cannot move {} to {}", fresh.display(), folder.display()))?;
     Ok(folder)
+}
+
+/// Lets the server's user enter a folder, whatever the umask was when it was made.
+fn open_folder(folder: &Path) -> Result<()> {
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot set the mode of {}", folder.display()))
+}
+
+/// The same for a folder and all below it.
+fn open_folders(folder: &Path) -> Result<()> {
+    open_folder(folder)?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_folders(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Extracts a jar with `unzip` or the JDK's own `jar`, whichever exists.

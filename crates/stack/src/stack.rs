@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::java::Java;
 use crate::layout::{self, Layout};
 use crate::process::{self, Daemon, Signal};
+use crate::shutdown::{KILLED, end_together};
 use crate::topology::{Node, Topology};
 use crate::{env, kafka, ports, postgres, probe, prometheus, status, wipe};
 
@@ -18,9 +19,6 @@ pub type Progress<'a> = &'a mut dyn FnMut(&str);
 
 /// Waiting longer than this for another command's turn means that it hangs.
 const TURN: Duration = Duration::from_secs(300);
-
-/// How long a killed process may take to vanish.
-const KILLED: Duration = Duration::from_secs(10);
 
 /// One native stack: its topology and its folder. Cheap; it starts nothing by itself.
 #[derive(Debug)]
@@ -212,7 +210,7 @@ impl Stack {
         for name in missing.iter() {
             let mut held: Vec<(String, String)> = Vec::new();
             for (purpose, port) in self.ports_of(name) {
-                let Some(holder) = ports::holder(port) else { continue };
+                let Some(holder) = ports::lasting_holder(port) else { continue };
                 let ours = match holder.pid {
                     Some(pid) => self.daemon(name)?.adopt(pid)?,
                     None => false,
@@ -502,37 +500,4 @@ impl Stack {
         self.stop(name)?;
         self.start(name)
     }
-}
-
-/// Signals all processes, waits for all of them, and kills what does not end in time.
-fn end_together(
-    daemons: Vec<Daemon>,
-    signal: Signal,
-    patience: Duration,
-    progress: Progress<'_>,
-) -> Result<()> {
-    let mut waiting = Vec::new();
-    for daemon in daemons {
-        if daemon.pid().is_some() {
-            daemon.end(signal, Duration::ZERO)?;
-            waiting.push(daemon);
-        } else {
-            layout::remove(&daemon.pid_file)?;
-        }
-    }
-    let mut faults = Vec::new();
-    let deadline = Instant::now() + patience;
-    for daemon in waiting {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if process::wait_until(left, || daemon.pid().is_none()) {
-            layout::remove(&daemon.pid_file)?;
-            progress(&format!("{} stopped", daemon.name));
-        } else if daemon.end(Signal::Kill, KILLED)? {
-            let seconds = patience.as_secs();
-            progress(&format!("{} killed: it did not stop within {seconds} s", daemon.name));
-        } else {
-            faults.push(format!("{} does not end (pid {:?})", daemon.name, daemon.pid()));
-        }
-    }
-    if faults.is_empty() { Ok(()) } else { bail!(faults.join("; ")) }
 }
