@@ -1,1 +1,13 @@
-//! caudal-producer
+//! From a source to Kafka, each line exactly once: files and streams through a mapping file, or a
+//! seeded generator.
+
+pub mod args;
+pub mod commit;
+pub mod feed;
+pub mod mapping;
+pub mod metrics;
+pub mod progress;
+pub mod report;
+pub mod run;
+pub mod schemas;
+pub mod source;

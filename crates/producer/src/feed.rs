@@ -1,0 +1,233 @@
+//! The reader: a thread that turns inputs into chunks of records, ahead of the commits.
+//!
+//! Waiting for input happens here and nowhere else, so that no txn is ever open meanwhile.
+
+use crate::mapping::Mapping;
+use crate::progress::{Progress, Standing};
+use crate::source::envelope::Envelope;
+use crate::source::inputs::{self, Input, Meter};
+use crate::source::lines::Lines;
+use anyhow::{Context as _, Result};
+use caudal_core::outbox::OutRecord;
+use std::io::BufRead;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Most records and bytes of a chunk, and most chunks that wait to be committed.
+const CHUNK_RECORDS: usize = 500;
+const CHUNK_BYTES: usize = 1 << 20;
+const CHUNKS: usize = 16;
+/// A paced reader wakes up at most this often.
+const PACE_STEP: Duration = Duration::from_millis(5);
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// Files and standard input, in this order.
+    Files {
+        /// How their columns become transactions.
+        mapping: Box<Mapping>,
+        /// Which.
+        inputs: Vec<Input>,
+    },
+}
+
+/// What the reader tells.
+#[derive(Debug)]
+pub enum Message {
+    /// An input was opened, and what was sent before is verified.
+    Opened {
+        /// Where it goes on from.
+        from: Box<Progress>,
+        /// How much of it was read.
+        meter: Meter,
+    },
+    /// Records in order, and the position after them.
+    Chunk(Chunk),
+}
+
+/// Records in order, and the position after them.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The records; none at an end that follows nothing new.
+    pub records: Vec<OutRecord>,
+    /// The position after them.
+    pub progress: Progress,
+    /// Bytes of keys, values and headers.
+    pub bytes: usize,
+}
+
+/// Bounds of reading.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most records of a batch: a chunk has no more.
+    pub records: usize,
+    /// Records per second; 0 is as fast as possible.
+    pub rate: u64,
+}
+
+/// Starts the reader. After an error nothing more comes; the chunks before it are good.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start(
+    origin: Origin,
+    envelope: Envelope,
+    source: String,
+    standing: Standing,
+    limits: Limits,
+) -> Result<Receiver<Result<Message>>> {
+    let (sender, receiver) = sync_channel(CHUNKS);
+    let reader = Reader {
+        sender,
+        envelope,
+        source,
+        standing,
+        chunk_records: limits.records.min(CHUNK_RECORDS),
+        pace: Pace::new(limits.rate),
+    };
+    thread::Builder::new()
+        .name("reader".into())
+        .spawn(move || reader.run(origin))
+        .context("cannot start the reader's thread")?;
+    Ok(receiver)
+}
+
+/// The receiver has gone: the process is stopping.
+struct Gone;
+
+struct Reader {
+    sender: SyncSender<Result<Message>>,
+    envelope: Envelope,
+    source: String,
+    standing: Standing,
+    chunk_records: usize,
+    pace: Pace,
+}
+
+impl Reader {
+    fn run(mut self, origin: Origin) {
+        let result = match origin {
+            Origin::Files { mapping, inputs } => {
+                inputs.iter().try_for_each(|input| self.read_file(&mapping, input))
+            }
+        };
+        if let Err(Some(error)) = result {
+            // Where the receiver has gone too, nobody needs to know.
+            self.sender.send(Err(error)).ok();
+        }
+    }
+
+    /// `Err(None)`: the receiver has gone.
+    fn read_file(&mut self, mapping: &Mapping, input: &Input) -> Result<(), Option<anyhow::Error>> {
+        let (reader, meter) = inputs::open(input).map_err(Some)?;
+        // A pipe may pause at any line: what was read before must not wait for the next.
+        let chunk_records = if meter.size.is_some() { self.chunk_records } else { 1 };
+        let names = (self.source.as_str(), input.name.as_str());
+        let mut lines =
+            Lines::start(mapping, self.envelope.clone(), names, reader, meter).map_err(Some)?;
+        let committed = self.standing.of(&input.name).cloned();
+        if let Some(committed) = &committed {
+            tracing::info!(
+                "{}: {} lines were sent before; verifying their {} bytes",
+                input.name,
+                committed.lines,
+                committed.byte
+            );
+            lines.skip_to(committed).map_err(Some)?;
+        }
+        self.send(Message::Opened {
+            from: Box::new(lines.progress()),
+            meter: lines.meter.clone(),
+        })?;
+        self.pump(&mut lines, chunk_records, committed.is_some_and(|c| c.done))
+    }
+
+    fn pump<R: BufRead>(
+        &mut self,
+        lines: &mut Lines<R>,
+        chunk_records: usize,
+        was_done: bool,
+    ) -> Result<(), Option<anyhow::Error>> {
+        let mut chunk = Gathering::default();
+        let mut fresh = false;
+        loop {
+            match lines.next_record() {
+                Ok(Some(record)) => {
+                    fresh = true;
+                    chunk.push(record);
+                    let pause = self.pace.pause();
+                    if chunk.is_full(chunk_records) || pause.is_some() {
+                        self.send(chunk.finish(lines.progress()))?;
+                    }
+                    if let Some(pause) = pause {
+                        thread::sleep(pause);
+                    }
+                }
+                Ok(None) if was_done && !fresh => {
+                    tracing::info!("{}: already done, nothing new in it", lines.progress().file);
+                    return Ok(());
+                }
+                Ok(None) => return self.send(chunk.finish(lines.progress())),
+                Err(error) => {
+                    self.send(chunk.finish(lines.progress()))?;
+                    return Err(Some(error));
+                }
+            }
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), Option<anyhow::Error>> {
+        self.sender.send(Ok(message)).map_err(|_| Gone).map_err(|Gone| None)
+    }
+}
+
+#[derive(Default)]
+struct Gathering {
+    records: Vec<OutRecord>,
+    bytes: usize,
+}
+
+impl Gathering {
+    fn push(&mut self, record: OutRecord) {
+        self.bytes += record.size();
+        self.records.push(record);
+    }
+
+    fn is_full(&self, records: usize) -> bool {
+        self.records.len() >= records || self.bytes >= CHUNK_BYTES
+    }
+
+    fn finish(&mut self, progress: Progress) -> Message {
+        let records = std::mem::take(&mut self.records);
+        Message::Chunk(Chunk { records, progress, bytes: std::mem::take(&mut self.bytes) })
+    }
+}
+
+/// An open loop: record n is due n/rate seconds after the start, whatever happened before.
+struct Pace {
+    rate: u64,
+    started: Option<Instant>,
+    count: u64,
+}
+
+impl Pace {
+    fn new(rate: u64) -> Pace {
+        Pace { rate, started: None, count: 0 }
+    }
+
+    /// How long to wait before the next record is due; `None` when it is due already.
+    fn pause(&mut self) -> Option<Duration> {
+        if self.rate == 0 {
+            return None;
+        }
+        self.count += 1;
+        let elapsed = self.started.get_or_insert_with(Instant::now).elapsed();
+        let nanos = u128::from(self.count) * 1_000_000_000 / u128::from(self.rate);
+        let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let ahead = due.saturating_sub(elapsed);
+        // Not ahead by a whole step: send on, and sleep less often.
+        (ahead >= PACE_STEP.min(Duration::from_nanos(1_000_000_000 / self.rate))).then_some(ahead)
+    }
+}

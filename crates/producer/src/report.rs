@@ -1,0 +1,108 @@
+//! What a person sees: a bar on a terminal, else a log line a second, and the final line.
+
+use crate::progress::Progress;
+use crate::source::inputs::Meter;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_secs(1);
+const EVERY_ON_TERMINAL: Duration = Duration::from_millis(200);
+
+/// Shows how far the current input is.
+#[derive(Debug)]
+pub struct Report {
+    started: Instant,
+    last: Instant,
+    terminal: bool,
+    drawn: bool,
+    file: String,
+    first_lines: u64,
+    first_fraction: f64,
+    opened: Instant,
+    meter: Meter,
+}
+
+impl Report {
+    /// Begins now.
+    #[must_use]
+    pub fn start() -> Report {
+        let now = Instant::now();
+        Report {
+            started: now,
+            last: now,
+            terminal: std::io::stderr().is_terminal(),
+            drawn: false,
+            file: String::new(),
+            first_lines: 0,
+            first_fraction: 0.0,
+            opened: now,
+            meter: Meter::default(),
+        }
+    }
+
+    /// Another input begins.
+    pub fn opened(&mut self, from: &Progress, meter: Meter) {
+        self.file.clone_from(&from.file);
+        self.first_lines = from.lines;
+        self.first_fraction = meter.fraction().unwrap_or(0.0);
+        self.opened = Instant::now();
+        self.meter = meter;
+    }
+
+    /// The input stands there; shown at most once a second.
+    pub fn show(&mut self, at: &Progress) {
+        let every = if self.terminal { EVERY_ON_TERMINAL } else { EVERY };
+        if self.last.elapsed() < every {
+            return;
+        }
+        self.last = Instant::now();
+        let text = self.text(at);
+        if self.terminal {
+            self.drawn = true;
+            // A terminal that went away is no reason to stop.
+            write!(std::io::stderr(), "\r\x1b[K{text}").ok();
+        } else {
+            tracing::info!("{text}");
+        }
+    }
+
+    fn text(&self, at: &Progress) -> String {
+        let seconds = self.opened.elapsed().as_secs_f64().max(0.001);
+        let lines = at.lines.saturating_sub(self.first_lines);
+        let rate = per_second(lines, seconds);
+        let Some(fraction) = self.meter.fraction() else {
+            return format!("{}: {} lines, {rate}/s", self.file, at.lines);
+        };
+        let gained = (fraction - self.first_fraction).max(1e-6);
+        let left = (1.0 - fraction) / gained * seconds;
+        let percent = fraction * 100.0;
+        let mut text = format!("{}: {percent:.0} %, {} lines, {rate}/s", self.file, at.lines);
+        if fraction < 1.0 && fraction - self.first_fraction > 0.02 {
+            text += &format!(", about {left:.0} s left");
+        }
+        text
+    }
+
+    /// Clears the bar, before anything else is written.
+    pub fn clear(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            write!(std::io::stderr(), "\r\x1b[K").ok();
+        }
+    }
+
+    /// Seconds since the start.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a display of speed, not of money"
+)]
+fn per_second(count: u64, seconds: f64) -> u64 {
+    (count as f64 / seconds) as u64
+}

@@ -1,0 +1,249 @@
+//! From arguments to the last commit.
+
+use crate::args::{Cli, ProducerArgs};
+use crate::commit::{Committed, Committer, PATIENCE, standing};
+use crate::feed::{self, Chunk, Limits, Message, Origin};
+use crate::mapping::{Mapping, check_source};
+use crate::metrics::{Metrics, PORT};
+use crate::progress::{Progress, Tally};
+use crate::report::Report;
+use crate::schemas;
+use crate::source::envelope::Envelope;
+use crate::source::inputs;
+use anyhow::Result;
+use caudal_core::outbox::OutRecord;
+use caudal_core::schema::Schemas;
+use caudal_kafka::Kafka;
+use caudal_kafka::args::Isolation;
+use caudal_kafka::offsets::Offsets;
+use caudal_kafka::txn::TxnProducer;
+use caudal_service::exit::Usage;
+use caudal_service::http::{self, Readiness};
+use caudal_service::shutdown::Shutdown;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// Most bytes of keys, values and headers in one txn; exceeded by one chunk at most.
+const BATCH_BYTES: usize = 16 << 20;
+/// How often a stop is looked for while the input pauses.
+const WAKE: Duration = Duration::from_millis(200);
+
+/// What a run has done.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Where every input of this run stands now, earlier runs included.
+    pub inputs: BTreeMap<String, Progress>,
+    /// Lines that this run sent.
+    pub sent: u64,
+    /// Whether every input was read to its end.
+    pub done: bool,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Summary {
+    /// All inputs together.
+    ///
+    /// # Errors
+    /// When a sum overflows.
+    pub fn total(&self) -> Result<Tally> {
+        let mut total = Tally::default();
+        for progress in self.inputs.values() {
+            let tally = Tally::of(progress)?;
+            total.records += tally.records;
+            total.unmappable += tally.unmappable;
+            total.sums.merge(&tally.sums)?;
+            total.unmappable_sums.merge(&tally.unmappable_sums)?;
+        }
+        Ok(total)
+    }
+}
+
+/// The service: metrics, signals, the run and its final line.
+///
+/// # Errors
+/// As [`run`]; wrong arguments too.
+pub fn service(cli: &Cli) -> Result<()> {
+    let metrics = Metrics::new()?;
+    let readiness = Readiness::starting();
+    let shutdown = Shutdown::listen()?;
+    let kafka = cli.kafka.connect("caudal-producer").map_err(|e| Usage(format!("{e:#}")))?;
+    if let Some(address) = cli.service.listen(PORT).map_err(|e| Usage(format!("{e:#}")))? {
+        http::serve(address, metrics.registry.clone(), readiness.clone())?;
+    }
+    let summary = run(&cli.producer, &kafka, &metrics, &readiness, &shutdown)?;
+    let total = summary.total()?;
+    tracing::info!(
+        lines = total.lines(),
+        records = total.records,
+        unmappable = total.unmappable,
+        sums = ?total.sums.texts(),
+        unmappable_sums = ?total.unmappable_sums.texts(),
+        sent_now = summary.sent,
+        seconds = format!("{:.1}", summary.seconds),
+        "{}",
+        if summary.done { "done" } else { "stopped; start again to go on" }
+    );
+    Ok(())
+}
+
+/// Sends everything that the arguments name and that no earlier run has sent.
+///
+/// # Errors
+/// `Usage` for wrong arguments, `Halt` when an input has changed, else what failed.
+pub fn run(
+    args: &ProducerArgs,
+    kafka: &Kafka,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> Result<Summary> {
+    let mut report = Report::start();
+    let (source, origin) = plan(args)?;
+    let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
+        .partitions(&args.topic)?;
+    let mut producer = TxnProducer::connect(kafka, &format!("caudal-producer-{source}"), PATIENCE)?;
+    let schema = Schemas::shipped().transaction;
+    schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
+    let standing = standing(kafka, &source)?;
+    readiness.ready();
+    let envelope =
+        Envelope { topic: Arc::from(args.topic.as_str()), partitions, schema_id: schema.id };
+    let records = usize::try_from(args.batch_records).unwrap_or(usize::MAX);
+    let limits = Limits { records, rate: args.rate };
+    let messages = feed::start(origin, envelope, source.clone(), standing, limits)?;
+    let mut sending = Sending {
+        messages,
+        committer: Committer::new(kafka, &source, producer, metrics, shutdown),
+        metrics,
+        shutdown,
+        report: &mut report,
+        summary: Summary::default(),
+        records,
+        interval: Duration::from_millis(args.commit_interval_ms),
+        held: None,
+    };
+    let result = sending.run();
+    let mut summary = sending.summary;
+    readiness.not_ready("done");
+    report.clear();
+    summary.done = result?;
+    summary.seconds = report.seconds();
+    Ok(summary)
+}
+
+/// The source's name, and what to read.
+fn plan(args: &ProducerArgs) -> Result<(String, Origin)> {
+    let path = args.mapping.as_deref();
+    let path = path.ok_or_else(|| Usage("--input needs --mapping FILE.toml".into()))?;
+    let mapping = Mapping::read(path)?;
+    let source = args.source.clone().unwrap_or_else(|| mapping.source.clone());
+    check_source(&source)?;
+    let inputs = inputs::expand(&args.input, mapping.format)?;
+    Ok((source, Origin::Files { mapping: Box::new(mapping), inputs }))
+}
+
+struct Sending<'a> {
+    messages: Receiver<Result<Message>>,
+    committer: Committer,
+    metrics: &'a Metrics,
+    shutdown: &'a Shutdown,
+    report: &'a mut Report,
+    summary: Summary,
+    records: usize,
+    interval: Duration,
+    /// A chunk that did not fit the last batch.
+    held: Option<Chunk>,
+}
+
+/// What a wait for the reader brought.
+enum Next {
+    Chunk(Chunk),
+    Nothing,
+    End,
+}
+
+impl Sending<'_> {
+    /// True when every input ended, false when a stop was asked for.
+    fn run(&mut self) -> Result<bool> {
+        loop {
+            if self.shutdown.is_asked() {
+                return Ok(false);
+            }
+            let first = match self.next(WAKE)? {
+                Next::Chunk(chunk) => chunk,
+                Next::Nothing => continue,
+                Next::End => return Ok(true),
+            };
+            let (batch, failure) = self.gather(first);
+            if self.send(batch)? == Committed::Stopped {
+                return Ok(false);
+            }
+            failure?;
+        }
+    }
+
+    /// Joins the chunks that come within the interval and fit one txn. An error of the reader
+    /// waits until what came before it is committed.
+    fn gather(&mut self, mut batch: Chunk) -> (Chunk, Result<()>) {
+        let until = Instant::now() + self.interval;
+        while batch.records.len() < self.records && batch.bytes < BATCH_BYTES {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.next(left) {
+                Ok(Next::Chunk(chunk)) => {
+                    let same = chunk.progress.file == batch.progress.file;
+                    if !same || batch.records.len() + chunk.records.len() > self.records {
+                        self.held = Some(chunk);
+                        break;
+                    }
+                    batch.records.extend(chunk.records);
+                    batch.bytes += chunk.bytes;
+                    batch.progress = chunk.progress;
+                }
+                Ok(Next::Nothing | Next::End) => break,
+                Err(error) => return (batch, Err(error)),
+            }
+        }
+        (batch, Ok(()))
+    }
+
+    fn next(&mut self, patience: Duration) -> Result<Next> {
+        if let Some(chunk) = self.held.take() {
+            return Ok(Next::Chunk(chunk));
+        }
+        match self.messages.recv_timeout(patience) {
+            Ok(Ok(Message::Chunk(chunk))) => Ok(Next::Chunk(chunk)),
+            Ok(Ok(Message::Opened { from, meter })) => {
+                self.report.opened(&from, meter);
+                self.summary.inputs.insert(from.file.clone(), *from);
+                Ok(Next::Nothing)
+            }
+            Ok(Err(error)) => {
+                self.report.clear();
+                Err(error)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(Next::Nothing),
+            Err(RecvTimeoutError::Disconnected) => Ok(Next::End),
+        }
+    }
+
+    fn send(&mut self, batch: Chunk) -> Result<Committed> {
+        let after = batch.progress;
+        let before = self.summary.inputs.get(&after.file).cloned().unwrap_or_default();
+        if before == after {
+            return Ok(Committed::Yes);
+        }
+        let records: Vec<OutRecord> = batch.records;
+        let committed =
+            self.committer.commit(records, &before, &after).inspect_err(|_| self.report.clear())?;
+        if committed == Committed::Yes {
+            self.metrics.advanced(&before, &after);
+            self.summary.sent += after.lines.saturating_sub(before.lines);
+            self.report.show(&after);
+            self.summary.inputs.insert(after.file.clone(), after);
+        }
+        Ok(committed)
+    }
+}

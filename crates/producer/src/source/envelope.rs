@@ -1,0 +1,84 @@
+//! What a line becomes on its way: an Avro record, or its own bytes with the reason.
+
+use caudal_core::avro::{self, Writer};
+use caudal_core::headers;
+use caudal_core::mask::mask_card_numbers;
+use caudal_core::outbox::OutRecord;
+use caudal_core::partitioner::partition_of;
+use caudal_core::reject::Rejection;
+use caudal_core::transaction::Transaction;
+use std::sync::Arc;
+
+/// Of a line that is too large, this many bytes go on.
+pub const LARGE_HEAD: usize = 64 << 10;
+
+/// Makes records for one topic.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// Its number of partitions.
+    pub partitions: i32,
+    /// Id of `transaction.avsc`.
+    pub schema_id: u32,
+}
+
+impl Envelope {
+    /// A transaction, keyed by its account.
+    #[must_use]
+    pub fn transaction(&self, t: &Transaction<'_>) -> OutRecord {
+        let mut out = Writer::framed(self.schema_id);
+        avro::write_transaction(&mut out, t);
+        self.record(t.account_id.as_bytes().to_vec(), Some(out.into_bytes()), Vec::new())
+    }
+
+    /// A line that cannot be mapped: its bytes with card numbers masked, keyed by `place`
+    /// (`<file>:<line>`), with the reason in headers.
+    #[must_use]
+    pub fn unmappable(&self, raw: &[u8], place: &str, rejection: &Rejection) -> OutRecord {
+        let headers = vec![
+            (headers::REASON, rejection.reason.as_str().into()),
+            (headers::ERROR_MESSAGE, mask_card_numbers(&rejection.message).as_bytes().to_vec()),
+            (headers::LINE, place.into()),
+        ];
+        self.record(place.into(), Some(mask_bytes(raw)), headers)
+    }
+
+    /// A line that is too large: its first [`LARGE_HEAD`] bytes, with SHA-256 (in hex) and size of
+    /// the whole in headers.
+    #[must_use]
+    pub fn too_large(
+        &self,
+        raw: &[u8],
+        place: &str,
+        rejection: &Rejection,
+        (sha256, size): (&str, u64),
+    ) -> OutRecord {
+        let mut record = self.unmappable(&raw[..raw.len().min(LARGE_HEAD)], place, rejection);
+        record.headers.push((headers::SHA256, sha256.into()));
+        record.headers.push((headers::SIZE, size.to_string().into_bytes()));
+        record
+    }
+
+    /// A record of those bytes, in the partition of its key.
+    #[must_use]
+    pub fn record(
+        &self,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+        headers: Vec<(&'static str, Vec<u8>)>,
+    ) -> OutRecord {
+        let partition = partition_of(&key, self.partitions);
+        OutRecord { topic: Arc::clone(&self.topic), partition, key: Some(key), value, headers }
+    }
+}
+
+/// Card numbers masked, every other byte as it was, UTF-8 or not.
+fn mask_bytes(raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len());
+    for chunk in raw.utf8_chunks() {
+        out.extend_from_slice(mask_card_numbers(chunk.valid()).as_bytes());
+        out.extend_from_slice(chunk.invalid());
+    }
+    out
+}
