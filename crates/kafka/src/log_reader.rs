@@ -9,7 +9,7 @@
 //! 3. only then read; the end-of-partition event of this reading comes at or after the target.
 
 use crate::args::{Isolation, Kafka};
-use crate::consumer::owned;
+use crate::consumer::{Quiet, owned};
 use crate::error::{Error, Result};
 use crate::offsets::Offsets;
 use caudal_core::decode::Record;
@@ -38,7 +38,7 @@ enum Stage {
 /// Reads partitions of one topic to their proven ends.
 pub struct LogReader {
     topic: String,
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
     committed_ends: Offsets,
     all_ends: Offsets,
     stages: BTreeMap<i32, Stage>,
@@ -52,7 +52,9 @@ impl LogReader {
     pub fn connect(kafka: &Kafka, topic: &str) -> Result<LogReader> {
         let mut config = kafka.consumer_config(Isolation::ReadCommitted);
         config.set("group.id", "caudal-log-reader").set("enable.partition.eof", "true");
-        let consumer = config.create().map_err(|e| Error::new("cannot create a reader", &e))?;
+        let consumer = config
+            .create_with_context(Quiet)
+            .map_err(|e| Error::new("cannot create a reader", &e))?;
         Ok(LogReader {
             topic: topic.to_owned(),
             consumer,
@@ -156,6 +158,34 @@ impl LogReader {
             }
         }
         Ok(())
+    }
+
+    /// Which of `positions` (partition → next offset) have no committed record between there and
+    /// their proven end. Offsets alone cannot tell: transaction markers take offsets too.
+    ///
+    /// # Errors
+    /// A permanent error of the client. What could not be looked at within `slice` is not drained.
+    pub fn drained(
+        kafka: &Kafka,
+        topic: &str,
+        positions: &BTreeMap<i32, i64>,
+        slice: Duration,
+    ) -> Result<Vec<i32>> {
+        let mut reader = LogReader::connect(kafka, topic)?;
+        positions.iter().for_each(|(partition, next)| reader.add(*partition, Some(*next)));
+        let (mut found, mut drained) = (Vec::new(), Vec::new());
+        let until = Instant::now() + slice;
+        while !reader.is_done() && found.is_empty() && Instant::now() < until {
+            reader.step(Duration::from_millis(100), |event| -> Result<()> {
+                match event {
+                    Event::Record(record) => found.push(record.partition),
+                    Event::End(partition) => drained.push(partition),
+                }
+                Ok(())
+            })?;
+        }
+        drained.retain(|partition| !found.contains(partition));
+        Ok(drained)
     }
 
     fn advance_stages(&mut self) -> Result<()> {

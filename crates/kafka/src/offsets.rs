@@ -1,6 +1,7 @@
 //! Positions of groups and ends of partitions.
 
 use crate::args::{Isolation, Kafka};
+use crate::consumer::Quiet;
 use crate::error::{Error, Result};
 use crate::{TopicPartition, list_of};
 use rdkafka::Offset;
@@ -13,7 +14,7 @@ const CALL: Duration = Duration::from_secs(10);
 
 /// Asks for watermarks and committed offsets; joins no group.
 pub struct Offsets {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
 }
 
 impl Offsets {
@@ -26,7 +27,9 @@ impl Offsets {
     pub fn connect(kafka: &Kafka, isolation: Isolation, group: &str) -> Result<Offsets> {
         let mut config = kafka.consumer_config(isolation);
         config.set("group.id", group);
-        let consumer = config.create().map_err(|e| Error::new("cannot create a client", &e))?;
+        let consumer = config
+            .create_with_context(Quiet)
+            .map_err(|e| Error::new("cannot create a client", &e))?;
         Ok(Offsets { consumer })
     }
 

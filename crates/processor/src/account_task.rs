@@ -91,6 +91,12 @@ impl AccountTask {
         self.next_offset = next_offset;
     }
 
+    /// Counts and money of this task since the beginning of its partition.
+    #[must_use]
+    pub fn ledger(&self) -> &AccountLedger {
+        &self.ledger
+    }
+
     /// Number of ids and panes kept.
     #[must_use]
     pub fn state_entries(&self) -> usize {

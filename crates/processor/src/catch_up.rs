@@ -4,13 +4,13 @@
 use crate::engine::{Stage, TaskId};
 use anyhow::Result;
 use caudal_kafka::args::{Isolation, Kafka};
-use caudal_kafka::log_reader::{Event, LogReader};
+use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long one look at the rest of a partition may take.
-const LOOK: Duration = Duration::from_millis(500);
+/// How long one look at what is left may take.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Follows one stage after the other to its captured ends.
 pub struct CatchUp {
@@ -43,13 +43,19 @@ impl CatchUp {
         rerouted: u64,
         partitions: i32,
     ) -> Result<bool> {
-        let of_stage: Vec<(i32, i64)> = positions
+        let left: BTreeMap<i32, i64> = positions
             .iter()
-            .filter(|(id, _)| id.stage == self.stage)
+            .filter(|(id, next)| {
+                let target = self.targets.get(&id.partition);
+                id.stage == self.stage && target.is_some_and(|target| *next < target)
+            })
             .map(|(id, next)| (id.partition, *next))
             .collect();
-        for (partition, next) in of_stage {
-            if !self.is_drained(partition, next)? {
+        if !left.is_empty() {
+            for partition in LogReader::drained(&self.kafka, self.stage.input(), &left, LOOK)? {
+                self.targets.remove(&partition);
+            }
+            if left.keys().any(|partition| self.targets.contains_key(partition)) {
                 return Ok(false);
             }
         }
@@ -67,31 +73,6 @@ impl CatchUp {
             }
             Stage::Group => Ok(true),
         }
-    }
-
-    /// Whether no committed record lies between `next` and the captured end. Offsets cannot tell:
-    /// the markers of transactions take offsets too.
-    fn is_drained(&mut self, partition: i32, next: i64) -> Result<bool> {
-        if self.targets.get(&partition).is_none_or(|target| next >= *target) {
-            return Ok(true);
-        }
-        let mut reader = LogReader::connect(&self.kafka, self.stage.input())?;
-        reader.add(partition, Some(next));
-        let (mut found, mut ended) = (false, false);
-        let until = std::time::Instant::now() + LOOK;
-        while !found && !ended && std::time::Instant::now() < until {
-            reader.step(Duration::from_millis(100), |event| -> Result<()> {
-                match event {
-                    Event::Record(_) => found = true,
-                    Event::End(_) => ended = true,
-                }
-                Ok(())
-            })?;
-        }
-        if ended && !found {
-            self.targets.remove(&partition);
-        }
-        Ok(ended && !found)
     }
 }
 

@@ -61,6 +61,12 @@ impl GroupTask {
         self.next_offset = next_offset;
     }
 
+    /// Counts of this task since the beginning of its partition.
+    #[must_use]
+    pub fn ledger(&self) -> &GroupLedger {
+        &self.ledger
+    }
+
     /// Number of groups in open windows.
     #[must_use]
     pub fn state_entries(&self) -> usize {
