@@ -2,14 +2,16 @@
 //!
 //! Waiting for input happens here and nowhere else, so that no txn is ever open meanwhile.
 
+use crate::generate::Recipe;
 use crate::mapping::Mapping;
 use crate::progress::{Progress, Standing};
+use crate::source::Source;
 use crate::source::envelope::Envelope;
+use crate::source::generated::GeneratedSource;
 use crate::source::inputs::{self, Input, Meter};
 use crate::source::lines::Lines;
 use anyhow::{Context as _, Result};
 use caudal_core::outbox::OutRecord;
-use std::io::BufRead;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +33,8 @@ pub enum Origin {
         /// Which.
         inputs: Vec<Input>,
     },
+    /// The generator.
+    Generator(Recipe),
 }
 
 /// What the reader tells.
@@ -94,8 +98,18 @@ pub fn start(
     Ok(receiver)
 }
 
-/// The receiver has gone: the process is stopping.
-struct Gone;
+/// Why the reader ends before its inputs do.
+enum Stop {
+    Failed(anyhow::Error),
+    /// The receiver has gone: the process is stopping.
+    Gone,
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
 
 struct Reader {
     sender: SyncSender<Result<Message>>,
@@ -112,74 +126,77 @@ impl Reader {
             Origin::Files { mapping, inputs } => {
                 inputs.iter().try_for_each(|input| self.read_file(&mapping, input))
             }
+            Origin::Generator(recipe) => {
+                let source = GeneratedSource::start(recipe, self.envelope.clone(), &self.source);
+                self.read(source, self.chunk_records)
+            }
         };
-        if let Err(Some(error)) = result {
+        if let Err(Stop::Failed(error)) = result {
             // Where the receiver has gone too, nobody needs to know.
             self.sender.send(Err(error)).ok();
         }
     }
 
-    /// `Err(None)`: the receiver has gone.
-    fn read_file(&mut self, mapping: &Mapping, input: &Input) -> Result<(), Option<anyhow::Error>> {
-        let (reader, meter) = inputs::open(input).map_err(Some)?;
+    fn read_file(&mut self, mapping: &Mapping, input: &Input) -> Result<(), Stop> {
+        let (reader, meter) = inputs::open(input)?;
         // A pipe may pause at any line: what was read before must not wait for the next.
         let chunk_records = if meter.size.is_some() { self.chunk_records } else { 1 };
         let names = (self.source.as_str(), input.name.as_str());
-        let mut lines =
-            Lines::start(mapping, self.envelope.clone(), names, reader, meter).map_err(Some)?;
-        let committed = self.standing.of(&input.name).cloned();
-        if let Some(committed) = &committed {
-            tracing::info!(
-                "{}: {} lines were sent before; verifying their {} bytes",
-                input.name,
-                committed.lines,
-                committed.byte
-            );
-            lines.skip_to(committed).map_err(Some)?;
-        }
-        self.send(Message::Opened {
-            from: Box::new(lines.progress()),
-            meter: lines.meter.clone(),
-        })?;
-        self.pump(&mut lines, chunk_records, committed.is_some_and(|c| c.done))
+        let lines = Lines::start(mapping, self.envelope.clone(), names, reader, meter)?;
+        self.read(lines, chunk_records)
     }
 
-    fn pump<R: BufRead>(
+    fn read(&mut self, mut source: impl Source, chunk_records: usize) -> Result<(), Stop> {
+        let committed = self.standing.of(&source.progress().file).cloned();
+        if let Some(committed) = &committed {
+            tracing::info!(
+                "{}: {} lines were sent before; verifying that they are the same",
+                committed.file,
+                committed.lines
+            );
+            source.skip_to(committed)?;
+        }
+        let from = Box::new(source.progress());
+        self.send(Message::Opened { from, meter: source.meter().clone() })?;
+        self.pump(source, chunk_records, committed.is_some_and(|c| c.done))
+    }
+
+    fn pump(
         &mut self,
-        lines: &mut Lines<R>,
+        mut source: impl Source,
         chunk_records: usize,
         was_done: bool,
-    ) -> Result<(), Option<anyhow::Error>> {
+    ) -> Result<(), Stop> {
         let mut chunk = Gathering::default();
         let mut fresh = false;
         loop {
-            match lines.next_record() {
+            match source.next_record() {
                 Ok(Some(record)) => {
                     fresh = true;
                     chunk.push(record);
                     let pause = self.pace.pause();
                     if chunk.is_full(chunk_records) || pause.is_some() {
-                        self.send(chunk.finish(lines.progress()))?;
+                        self.send(chunk.finish(source.progress()))?;
                     }
                     if let Some(pause) = pause {
                         thread::sleep(pause);
                     }
                 }
                 Ok(None) if was_done && !fresh => {
-                    tracing::info!("{}: already done, nothing new in it", lines.progress().file);
+                    tracing::info!("{}: already done, nothing new in it", source.progress().file);
                     return Ok(());
                 }
-                Ok(None) => return self.send(chunk.finish(lines.progress())),
+                Ok(None) => return self.send(chunk.finish(source.progress())),
                 Err(error) => {
-                    self.send(chunk.finish(lines.progress()))?;
-                    return Err(Some(error));
+                    self.send(chunk.finish(source.progress()))?;
+                    return Err(Stop::Failed(error));
                 }
             }
         }
     }
 
-    fn send(&self, message: Message) -> Result<(), Option<anyhow::Error>> {
-        self.sender.send(Ok(message)).map_err(|_| Gone).map_err(|Gone| None)
+    fn send(&self, message: Message) -> Result<(), Stop> {
+        self.sender.send(Ok(message)).map_err(|_| Stop::Gone)
     }
 }
 

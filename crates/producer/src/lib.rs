@@ -4,6 +4,8 @@
 pub mod args;
 pub mod commit;
 pub mod feed;
+pub mod generate;
+pub mod lookalike;
 pub mod mapping;
 pub mod metrics;
 pub mod progress;

@@ -3,16 +3,18 @@
 use crate::args::{Cli, ProducerArgs};
 use crate::commit::{Committed, Committer, PATIENCE, standing};
 use crate::feed::{self, Chunk, Limits, Message, Origin};
+use crate::generate::{self, Recipe};
 use crate::mapping::{Mapping, check_source};
 use crate::metrics::{Metrics, PORT};
 use crate::progress::{Progress, Tally};
 use crate::report::Report;
 use crate::schemas;
 use crate::source::envelope::Envelope;
-use crate::source::inputs;
+use crate::source::{generated, inputs};
 use anyhow::Result;
 use caudal_core::outbox::OutRecord;
 use caudal_core::schema::Schemas;
+use caudal_core::time::{SECOND, parse_rfc3339};
 use caudal_kafka::Kafka;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
@@ -21,6 +23,7 @@ use caudal_service::exit::Usage;
 use caudal_service::http::{self, Readiness};
 use caudal_service::shutdown::Shutdown;
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -101,13 +104,20 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<Summary> {
     let mut report = Report::start();
-    let (source, origin) = plan(args)?;
+    let (source, mut origin) = plan(args)?;
     let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
         .partitions(&args.topic)?;
     let mut producer = TxnProducer::connect(kafka, &format!("caudal-producer-{source}"), PATIENCE)?;
     let schema = Schemas::shipped().transaction;
     schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
     let standing = standing(kafka, &source)?;
+    if let Origin::Generator(recipe) = &mut origin
+        && let Some(base) = standing.of(generated::FILE).and_then(|p| p.base)
+        && args.event_time_base == "now"
+    {
+        // An earlier start of the same source has said what `now` is.
+        recipe.base = base;
+    }
     readiness.ready();
     let envelope =
         Envelope { topic: Arc::from(args.topic.as_str()), partitions, schema_id: schema.id };
@@ -136,6 +146,9 @@ pub fn run(
 
 /// The source's name, and what to read.
 fn plan(args: &ProducerArgs) -> Result<(String, Origin)> {
+    if let Some(count) = args.generate {
+        return plan_generator(args, count);
+    }
     let path = args.mapping.as_deref();
     let path = path.ok_or_else(|| Usage("--input needs --mapping FILE.toml".into()))?;
     let mapping = Mapping::read(path)?;
@@ -143,6 +156,33 @@ fn plan(args: &ProducerArgs) -> Result<(String, Origin)> {
     check_source(&source)?;
     let inputs = inputs::expand(&args.input, mapping.format)?;
     Ok((source, Origin::Files { mapping: Box::new(mapping), inputs }))
+}
+
+fn plan_generator(args: &ProducerArgs, count: u64) -> Result<(String, Origin)> {
+    let now = args.event_time_base == "now";
+    let base = if now {
+        let span = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(generate::STEP);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX));
+        now.saturating_sub(span)
+    } else {
+        parse_rfc3339(&args.event_time_base).ok_or_else(|| {
+            let text = &args.event_time_base;
+            Usage(format!(
+                "--event-time-base {text}: `now`, or RFC 3339 such as 2026-01-05T08:00:00Z"
+            ))
+        })?
+    };
+    let recipe = Recipe { count, seed: args.seed, base: base.div_euclid(SECOND) * SECOND };
+    let label = if now { format!("{}-{count}-now", args.seed) } else { recipe.label() };
+    let source = args.source.clone().unwrap_or_else(|| format!("generate-{label}"));
+    check_source(&source)?;
+    if let Some(path) = &args.expected_out {
+        let text = serde_json::to_string_pretty(&generate::expected(count, args.seed)?)?;
+        fs::write(path, text + "\n")
+            .map_err(|e| Usage(format!("--expected-out {}: {e}", path.display())))?;
+    }
+    Ok((source, Origin::Generator(recipe)))
 }
 
 struct Sending<'a> {

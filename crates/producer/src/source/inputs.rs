@@ -132,6 +132,17 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// A meter of that size, at zero.
+    #[must_use]
+    pub fn of(size: u64) -> Meter {
+        Meter { size: Some(size), ..Meter::default() }
+    }
+
+    /// That much more was read.
+    pub fn advance(&self, count: u64) {
+        self.read.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// The part that was read, 0 to 1, where the size is known.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a display of progress, not of money")]
@@ -149,7 +160,7 @@ struct Metered<R> {
 impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.meter.read.fetch_add(count as u64, Ordering::Relaxed);
+        self.meter.advance(count as u64);
         Ok(count)
     }
 }

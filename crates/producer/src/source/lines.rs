@@ -1,5 +1,6 @@
 //! One file or stream as records for Kafka, from any committed position on.
 
+use super::Source;
 use super::envelope::Envelope;
 use super::inputs::Meter;
 use super::records::{MAX_RECORD, Position, RawRecord, Records, hex};
@@ -32,8 +33,7 @@ pub struct Lines<R> {
     raw: RawRecord,
     tally: Tally,
     done: bool,
-    /// How much of it was read.
-    pub meter: Meter,
+    meter: Meter,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -85,11 +85,27 @@ impl<R: BufRead> Lines<R> {
         Ok(())
     }
 
-    /// Passes over what an earlier run has committed, and proves by its hash that it is the same.
-    ///
-    /// # Errors
-    /// [`Halt`] when the input is shorter, or differs, or has other line ends there.
-    pub fn skip_to(&mut self, committed: &Progress) -> Result<()> {
+    fn read(&mut self) -> Result<bool> {
+        if self.done {
+            return Ok(false);
+        }
+        let more = self.records.read(&mut self.raw).map_err(|e| {
+            let at = self.records.position();
+            anyhow!(
+                "input {}: {e} (after {} complete lines, {} bytes decompressed); everything \
+                 before is sent. Repair or fetch the file again and start once more: it goes on there",
+                self.file,
+                at.line,
+                at.byte
+            )
+        })?;
+        self.done = !more;
+        Ok(more)
+    }
+}
+
+impl<R: BufRead> Source for Lines<R> {
+    fn skip_to(&mut self, committed: &Progress) -> Result<()> {
         while self.records.position().byte < committed.byte && self.read()? {
             if self.raw.digest.is_none()
                 && let Some(mapper) = &mut self.mapper
@@ -116,29 +132,7 @@ impl<R: BufRead> Lines<R> {
         Ok(())
     }
 
-    fn read(&mut self) -> Result<bool> {
-        if self.done {
-            return Ok(false);
-        }
-        let more = self.records.read(&mut self.raw).map_err(|e| {
-            let at = self.records.position();
-            anyhow!(
-                "input {}: {e} (after {} complete lines, {} bytes decompressed); everything \
-                 before is sent. Repair or fetch the file again and start once more: it goes on there",
-                self.file,
-                at.line,
-                at.byte
-            )
-        })?;
-        self.done = !more;
-        Ok(more)
-    }
-
-    /// The next record, `None` at the end.
-    ///
-    /// # Errors
-    /// When the input cannot be read on (a truncated gzip), or a sum overflows.
-    pub fn next_record(&mut self) -> Result<Option<OutRecord>> {
+    fn next_record(&mut self) -> Result<Option<OutRecord>> {
         if !self.read()? {
             return Ok(None);
         }
@@ -172,9 +166,7 @@ impl<R: BufRead> Lines<R> {
         Ok(Some(record))
     }
 
-    /// The position after the last record, with everything before it.
-    #[must_use]
-    pub fn progress(&self) -> Progress {
+    fn progress(&self) -> Progress {
         let at: &Position = self.records.position();
         Progress {
             source: self.source.clone(),
@@ -190,6 +182,10 @@ impl<R: BufRead> Lines<R> {
             done: self.done,
             base: None,
         }
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
     }
 }
 
