@@ -1,0 +1,254 @@
+//! A batch of records, checked and encoded, before the database sees it. Pure: the same records
+//! and positions give the same batch, so that it can be built again when a partition drops out.
+
+use crate::columns::Table;
+use crate::config::{InsertMode, Route};
+use crate::copy::Tuples;
+use crate::ledger::Fate;
+use crate::postgres::Position;
+use caudal_core::decode::Record;
+use caudal_core::headers;
+use caudal_core::money::Currency;
+use caudal_core::reject::Reason;
+use caudal_core::sequence::Sequence;
+use caudal_kafka::TopicPartition;
+use caudal_service::exit::Halt;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One encoded row.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Index of its record in the batch.
+    pub record: usize,
+    /// Its tuple in [`TableRows::tuples`].
+    pub span: Range<usize>,
+    /// Whether it is the one of its key to be stored: the first to append, the last to upsert.
+    pub chosen: bool,
+    /// The row of the same key that comes next in line when this one turns out to be poison:
+    /// the next to append, the previous to upsert.
+    pub next_in_line: Option<usize>,
+}
+
+/// The rows of one table.
+#[derive(Debug)]
+pub struct TableRows {
+    /// The table.
+    pub table: Table,
+    /// How rows enter it.
+    pub mode: InsertMode,
+    /// Encoded rows, one after the other.
+    pub tuples: Tuples,
+    /// Where each begins and ends.
+    pub rows: Vec<Row>,
+}
+
+/// A batch, ready to be stored.
+#[derive(Debug)]
+pub struct Batch {
+    /// The records that are new, with where they were read.
+    pub records: Vec<(TopicPartition, Record)>,
+    /// What becomes of each, unless the database sees it otherwise.
+    pub fates: Vec<Fate>,
+    /// The money of each, in units of 10⁻⁹.
+    pub money: Vec<Option<(Currency, i128)>>,
+    /// Whether each is a dead letter that was received.
+    pub received_dead: Vec<bool>,
+    /// Rows by table.
+    pub tables: Vec<TableRows>,
+    /// By partition: the position before, and the one after with the ledger still as before.
+    pub moves: BTreeMap<TopicPartition, (i64, Position)>,
+}
+
+impl Batch {
+    /// Checks and encodes records. Those of partitions that are not `owned`, and those below the
+    /// stored position (a replay), are left out.
+    ///
+    /// # Errors
+    /// [`Halt`] at a gap or a repeat in a topic's sequences.
+    pub fn build(
+        records: Vec<(TopicPartition, Record)>,
+        owned: &BTreeMap<TopicPartition, Position>,
+        routes: &BTreeMap<Arc<str>, Route>,
+    ) -> Result<Batch, Halt> {
+        let mut moves: BTreeMap<TopicPartition, (i64, Position)> = BTreeMap::new();
+        let mut fresh = Vec::with_capacity(records.len());
+        for (at, record) in records {
+            let (Some(position), Some(route)) = (owned.get(&at), routes.get(&at.0)) else {
+                continue;
+            };
+            if !moves.contains_key(&at) {
+                if record.offset < position.next_offset {
+                    continue;
+                }
+                moves.insert(at.clone(), (position.next_offset, position.clone()));
+            }
+            let Some((_, position)) = moves.get_mut(&at) else { continue };
+            if record.offset < position.next_offset {
+                continue;
+            }
+            if !route.compacted {
+                check_sequence(&at, &record, position)?;
+            }
+            position.next_offset = record.offset + 1;
+            fresh.push((at, record));
+        }
+        let mut batch = Batch {
+            fates: vec![Fate::Row; fresh.len()],
+            money: vec![None; fresh.len()],
+            received_dead: vec![false; fresh.len()],
+            records: fresh,
+            tables: Vec::new(),
+            moves,
+        };
+        for route in routes.values() {
+            batch.encode(route);
+        }
+        Ok(batch)
+    }
+
+    /// Whether there is nothing to store.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    fn encode(&mut self, route: &Route) {
+        let mut encoder = Encoder {
+            route,
+            rows: TableRows {
+                table: route.table.clone(),
+                mode: route.mode,
+                tuples: Tuples::default(),
+                rows: Vec::new(),
+            },
+            of_key: FxHashMap::default(),
+        };
+        for at in 0..self.records.len() {
+            let (partition, record) = &self.records[at];
+            if !same_topic(&partition.0, &route.topic) {
+                continue;
+            }
+            if route.shape == crate::columns::Shape::DeadLetter {
+                self.received_dead[at] = true;
+                continue;
+            }
+            let fate = encoder.add(at, record, &self.records, &mut self.money[at]);
+            self.fates[at] = fate;
+        }
+        if !encoder.rows.rows.is_empty() {
+            self.tables.push(encoder.rows);
+        }
+    }
+}
+
+fn same_topic(a: &Arc<str>, b: &Arc<str>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+struct Encoder<'r> {
+    route: &'r Route,
+    rows: TableRows,
+    /// Key → its first and its latest row in the batch.
+    of_key: FxHashMap<Vec<u8>, (usize, usize)>,
+}
+
+impl Encoder<'_> {
+    fn add(
+        &mut self,
+        at: usize,
+        record: &Record,
+        all: &[(TopicPartition, Record)],
+        money: &mut Option<(Currency, i128)>,
+    ) -> Fate {
+        let start = self.rows.tuples.len();
+        let row = self.route.shape.row(record).and_then(|row| {
+            row.encode(&mut self.rows.tuples)?;
+            Ok(row)
+        });
+        let row = match row {
+            Ok(row) => row,
+            Err(rejection) => {
+                *money = rejection.money.map(|(currency, amount)| (currency, amount.nano()));
+                return Fate::Dead(rejection.reason, rejection.message);
+            }
+        };
+        *money = row.money.map(|(currency, amount)| (currency, amount.nano()));
+        let mut key = Tuples::default();
+        for column in &self.route.table.key {
+            // Cannot fail: the whole row was encoded above.
+            if let Err(rejection) = row.cells[*column].encode(&mut key) {
+                return Fate::Dead(rejection.reason, rejection.message);
+            }
+        }
+        let index = self.rows.rows.len();
+        let span = start..self.rows.tuples.len();
+        let mut new = Row { record: at, span, chosen: true, next_in_line: None };
+        let mut fate = Fate::Row;
+        let entry = self.of_key.entry(key.as_slice().to_vec()).or_insert((index, index));
+        let (first, latest) = *entry;
+        entry.1 = index;
+        if latest != index {
+            match self.route.mode {
+                InsertMode::Upsert => {
+                    self.rows.rows[latest].chosen = false;
+                    new.next_in_line = Some(latest);
+                }
+                InsertMode::Insert => {
+                    new.chosen = false;
+                    self.rows.rows[latest].next_in_line = Some(index);
+                    // The first is the one that is stored.
+                    let stored = &all[self.rows.rows[first].record].1;
+                    fate = self.compare(stored, &row.cells);
+                }
+            }
+        }
+        self.rows.rows.push(new);
+        fate
+    }
+
+    /// The fate of a row whose key an earlier record of the batch has.
+    fn compare(&self, earlier: &Record, cells: &[crate::columns::Cell<'_>]) -> Fate {
+        let equal = self.route.shape.row(earlier).is_ok_and(|earlier| {
+            self.route.table.compared.iter().all(|at| earlier.cells[*at].same(&cells[*at]))
+        });
+        if equal { Fate::Duplicate } else { Fate::Conflict }
+    }
+}
+
+fn check_sequence(
+    at: &TopicPartition,
+    record: &Record,
+    position: &mut Position,
+) -> Result<(), Halt> {
+    let place = format!("{}-{}@{}", at.0, at.1, record.offset);
+    let task = record.header(headers::TASK).unwrap_or("?");
+    match position.sequences.observe(record) {
+        Sequence::Next => Ok(()),
+        Sequence::Gap { expected, found } => Err(Halt(format!(
+            "{place}: task {task} should have written number {expected} next, found {found}: \
+             records are missing before this one"
+        ))),
+        // Below a stored position nothing is read, so this is a record that was written twice:
+        // the row could be told from its key, the aggregates beside it could not.
+        Sequence::Repeat => Err(Halt(format!(
+            "{place}: task {task} wrote number {} a second time: a record was doubled",
+            record.header(headers::SEQUENCE).unwrap_or("?")
+        ))),
+    }
+}
+
+/// The words of a dead letter `conflict`.
+pub const CONFLICT: &str = "the key is in the table already, with other contents";
+
+/// The reason and the words of a fate that is a dead letter.
+#[must_use]
+pub fn dead_letter_of(fate: &Fate) -> Option<(Reason, &str)> {
+    match fate {
+        Fate::Row | Fate::Duplicate => None,
+        Fate::Conflict => Some((Reason::Conflict, CONFLICT)),
+        Fate::Dead(reason, error) => Some((*reason, error)),
+    }
+}

@@ -1,0 +1,274 @@
+//! `config/sink.toml`: which topic goes to which table.
+
+use crate::columns::{SUPPLIED, Shape, TRANSACTION_COLUMNS, Table};
+use crate::dead_letter;
+use caudal_core::row::RowSchema;
+use caudal_core::schema::Schemas;
+use caudal_service::exit::Usage;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The configuration that is built in.
+pub const SHIPPED: &str = include_str!("../../../config/sink.toml");
+
+/// How rows enter a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InsertMode {
+    /// Append; a key that is there already is compared.
+    Insert,
+    /// The last value of a key wins.
+    Upsert,
+}
+
+/// Where the key of a row comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PkMode {
+    RecordValue,
+    Kafka,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    batch: BatchKeys,
+    #[serde(default)]
+    linger: LingerKeys,
+    topics: BTreeMap<String, TopicKeys>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchKeys {
+    size: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LingerKeys {
+    ms: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TopicKeys {
+    table: TableKeys,
+    value: ValueKeys,
+    insert: InsertKeys,
+    pk: PkKeys,
+    #[serde(rename = "static")]
+    constant: Option<StaticKeys>,
+    #[serde(default)]
+    compacted: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableKeys {
+    name: NameKeys,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NameKeys {
+    format: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ValueKeys {
+    schema: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InsertKeys {
+    mode: InsertMode,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PkKeys {
+    mode: PkMode,
+    fields: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StaticKeys {
+    field: String,
+    value: String,
+}
+
+/// The way of one topic.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Table.
+    pub table: Table,
+    /// How its values are read.
+    pub shape: Shape,
+    /// How its rows enter the table.
+    pub mode: InsertMode,
+    /// Whether compaction leaves gaps in the topic's sequences on purpose.
+    pub compacted: bool,
+}
+
+/// Every topic's way, and the bounds of a batch.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// By topic.
+    pub routes: BTreeMap<Arc<str>, Route>,
+    /// Most records a batch, where the file says it.
+    pub batch_records: Option<usize>,
+    /// Milliseconds to wait for a batch to fill, where the file says it.
+    pub linger_ms: Option<u64>,
+}
+
+impl Config {
+    /// Reads a file, or what is built in.
+    ///
+    /// # Errors
+    /// [`Usage`] that names the file and the key.
+    pub fn read(path: Option<&Path>) -> Result<Config, Usage> {
+        let Some(path) = path else { return Config::parse(SHIPPED, "the built-in sink.toml") };
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("{name}: {e}")))?;
+        Config::parse(&text, &name)
+    }
+
+    /// Reads the text of a file of that name.
+    ///
+    /// # Errors
+    /// [`Usage`] that names the file and the key.
+    pub fn parse(text: &str, file: &str) -> Result<Config, Usage> {
+        let parsed: File = toml::from_str(text).map_err(|e| Usage(format!("{file}: {e}")))?;
+        if parsed.topics.is_empty() {
+            return Err(Usage(format!("{file}: topics: none; the sink would have nothing to do")));
+        }
+        if parsed.batch.size == Some(0) {
+            return Err(Usage(format!("{file}: batch.size: must be at least 1")));
+        }
+        let mut routes = BTreeMap::new();
+        for (topic, keys) in parsed.topics {
+            let route = route(&topic, keys)
+                .map_err(|(key, e)| Usage(format!("{file}: topics.{topic}.{key}: {e}")))?;
+            routes.insert(Arc::clone(&route.topic), route);
+        }
+        Ok(Config { routes, batch_records: parsed.batch.size, linger_ms: parsed.linger.ms })
+    }
+}
+
+type KeyError = (&'static str, String);
+
+fn route(topic: &str, keys: TopicKeys) -> Result<Route, KeyError> {
+    let (shape, columns) = shape(&keys.value.schema, keys.constant)?;
+    let name = keys.table.name.format.replace("${topic}", topic);
+    if name.is_empty() || name.len() > 63 || name.contains(['"', '\0']) {
+        return Err(("table.name.format", format!("{name:?} is no table name of 1 to 63 bytes")));
+    }
+    let wanted = match shape {
+        Shape::DeadLetter => PkMode::Kafka,
+        _ => PkMode::RecordValue,
+    };
+    if keys.pk.mode != wanted {
+        let word = if wanted == PkMode::Kafka { "kafka" } else { "record_value" };
+        return Err(("pk.mode", format!("expected {word} for {}", keys.value.schema)));
+    }
+    if shape == Shape::DeadLetter && (keys.insert.mode != InsertMode::Insert) {
+        return Err(("insert.mode", "expected insert for dead letters".into()));
+    }
+    if shape == Shape::DeadLetter && name != dead_letter::TABLE {
+        return Err(("table.name.format", format!("dead letters go to {}", dead_letter::TABLE)));
+    }
+    let mut key = Vec::new();
+    for field in &keys.pk.fields {
+        let at = columns.iter().position(|column| column == field).ok_or_else(|| {
+            ("pk.fields", format!("{field} is no column; there are {}", columns.join(", ")))
+        })?;
+        key.push(at);
+    }
+    if key.is_empty() {
+        return Err(("pk.fields", "none; a row needs a key".into()));
+    }
+    let supplied = match shape {
+        Shape::Transaction { .. } => SUPPLIED,
+        _ => columns.len(),
+    };
+    let compared = (0..supplied).filter(|at| !key.contains(at)).collect();
+    Ok(Route {
+        topic: Arc::from(topic),
+        table: Table { name, columns, key, compared },
+        shape,
+        mode: keys.insert.mode,
+        compacted: keys.compacted,
+    })
+}
+
+fn shape(schema: &str, constant: Option<StaticKeys>) -> Result<(Shape, Vec<String>), KeyError> {
+    let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let shipped = Schemas::shipped();
+    let fixed = match schema {
+        "transaccion_valida" => {
+            Some((Shape::Transaction { schema_id: shipped.valid.id }, own(&TRANSACTION_COLUMNS)))
+        }
+        "dead_letter" => Some((Shape::DeadLetter, own(&dead_letter::COLUMNS))),
+        _ => None,
+    };
+    if let Some(fixed) = fixed {
+        return match constant {
+            None => Ok(fixed),
+            Some(_) => Err(("static", format!("{schema} has no room for a further column"))),
+        };
+    }
+    let rows = [&shipped.ventas_gold, &shipped.alertas_fraude];
+    let found = rows.into_iter().find(|s| s.name == schema).ok_or_else(|| {
+        let known = "transaccion_valida, ventas_gold, alertas_fraude, dead_letter";
+        ("value.schema", format!("{schema} is unknown; there are {known}"))
+    })?;
+    let parsed = RowSchema::parse(&found.json).map_err(|e| ("value.schema", e.to_string()))?;
+    let names = parsed.columns.iter().map(|column| column.name.clone());
+    let columns = constant.iter().map(|c| c.field.clone()).chain(names).collect();
+    let constant = constant.map(|c| c.value);
+    Ok((Shape::Row { schema: parsed, schema_id: found.id, constant }, columns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(from: &str, to: &str) -> String {
+        assert!(SHIPPED.contains(from), "{from}");
+        Config::parse(&SHIPPED.replacen(from, to, 1), "f.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_shipped_file_reads() {
+        let config = Config::read(None).unwrap();
+        assert_eq!(config.routes.len(), 4);
+        let route = &config.routes["alertas_fraude"];
+        assert_eq!(route.table.columns[0], "rule");
+        assert_eq!(route.table.key, [0, 1, 2, 3]);
+        let route = &config.routes["transacciones_validas"];
+        assert_eq!(route.table.compared, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn errors_name_file_and_key() {
+        let message = error("insert.mode = \"insert\"", "insert.mod = \"insert\"");
+        assert!(message.contains("f.toml") && message.contains("mod"), "{message}");
+        let message = error("\"transaction_id\"]", "\"id\"]");
+        assert!(message.contains("topics.transacciones_validas.pk.fields: id"), "{message}");
+        let message = error("\"transaccion_valida\"", "\"x\"");
+        assert!(message.contains("value.schema: x is unknown"), "{message}");
+        let message = error("\"record_value\"", "\"kafka\"");
+        assert!(message.contains("pk.mode"), "{message}");
+        assert!(error("batch.size = 5000", "batch.size = 0").contains("batch.size"));
+        assert!(error("batch.size = 5000", "batch.sise = 5").contains("sise"));
+    }
+}

@@ -1,0 +1,239 @@
+//! PostgreSQL's binary COPY format, by hand for speed.
+//! Source: PostgreSQL 18 documentation, "COPY, Binary Format", and the receive functions of the types.
+
+/// Bytes before the first tuple: signature, flags, length of the header's extension.
+pub const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// Bytes after the last tuple.
+pub const TRAILER: [u8; 2] = [0xff, 0xff];
+
+/// Microseconds from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
+const EPOCH_2000: i64 = 946_684_800_000_000;
+/// First instant of a timestamptz (4714-11-24 BC) in microseconds since 1970. The last one lies
+/// beyond what 64 bits of microseconds since 1970 can say.
+pub const FIRST_TIMESTAMP: i64 = -210_866_803_200_000_000;
+const OID_TEXT: u32 = 25;
+
+/// Appends tuples, field by field, in the order of the columns.
+#[derive(Debug, Default, Clone)]
+pub struct Tuples {
+    bytes: Vec<u8>,
+}
+
+impl Tuples {
+    /// Begins a tuple of that many fields.
+    pub fn tuple(&mut self, fields: usize) {
+        self.bytes.extend_from_slice(&i16::try_from(fields).unwrap_or(i16::MAX).to_be_bytes());
+    }
+
+    /// SQL NULL.
+    pub fn null(&mut self) {
+        self.bytes.extend_from_slice(&(-1_i32).to_be_bytes());
+    }
+
+    fn length(&mut self, length: usize) {
+        // A field holds at most a record's value, far below 2 GiB.
+        self.bytes.extend_from_slice(&i32::try_from(length).unwrap_or(i32::MAX).to_be_bytes());
+    }
+
+    /// text; must not contain NUL.
+    pub fn text(&mut self, value: &str) {
+        self.bytes(value.as_bytes());
+    }
+
+    /// bytea.
+    pub fn bytes(&mut self, value: &[u8]) {
+        self.length(value.len());
+        self.bytes.extend_from_slice(value);
+    }
+
+    /// bigint.
+    pub fn int8(&mut self, value: i64) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// integer.
+    pub fn int4(&mut self, value: i32) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// timestamptz from microseconds since 1970; not before [`FIRST_TIMESTAMP`].
+    pub fn timestamptz(&mut self, micros: i64) {
+        self.int8(micros.saturating_sub(EPOCH_2000));
+    }
+
+    /// jsonb from its text (version 1 of the binary form).
+    pub fn jsonb(&mut self, json: &str) {
+        self.length(json.len() + 1);
+        self.bytes.push(1);
+        self.bytes.extend_from_slice(json.as_bytes());
+    }
+
+    /// text[] of one dimension, without NULLs.
+    pub fn text_array(&mut self, values: &[&str]) {
+        let start = self.bytes.len();
+        self.length(0);
+        let dimensions = i32::from(!values.is_empty());
+        self.bytes.extend_from_slice(&dimensions.to_be_bytes());
+        self.bytes.extend_from_slice(&0_i32.to_be_bytes());
+        self.bytes.extend_from_slice(&OID_TEXT.to_be_bytes());
+        if !values.is_empty() {
+            self.length(values.len());
+            self.bytes.extend_from_slice(&1_i32.to_be_bytes());
+            values.iter().for_each(|value| self.text(value));
+        }
+        let length = i32::try_from(self.bytes.len() - start - 4).unwrap_or(i32::MAX);
+        self.bytes[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+
+    /// numeric `units × 10^-scale`, exactly, displayed with `scale` places.
+    ///
+    /// The format is base 10000 with the decimal point on a digit's edge: `weight` is the power of
+    /// 10000 of the first digit; zero digits at both ends are left out.
+    pub fn numeric(&mut self, units: i128, scale: u8) {
+        let mut digits = [0_u16; 16];
+        let mut count = 0;
+        let mut push = |digit: u128| {
+            digits[count] = u16::try_from(digit).unwrap_or(0);
+            count += 1;
+        };
+        let mut rest = units.unsigned_abs();
+        // The places beyond the last whole digit of base 10000, filled up with zeros.
+        let partial = u32::from(scale % 4);
+        if partial > 0 && rest > 0 {
+            let unit = 10_u128.pow(partial);
+            push(rest % unit * 10_u128.pow(4 - partial));
+            rest /= unit;
+        }
+        // Almost every amount fits 64 bits, whose division is many times cheaper.
+        while rest > u128::from(u64::MAX) {
+            push(rest % 10_000);
+            rest /= 10_000;
+        }
+        let mut rest = u64::try_from(rest).unwrap_or(0);
+        while rest > 0 {
+            push(u128::from(rest % 10_000));
+            rest /= 10_000;
+        }
+        let trailing = digits[..count].iter().take_while(|d| **d == 0).count();
+        let fraction_digits = i16::from(scale.div_ceil(4));
+        let significant = &digits[trailing..count];
+        let places = i16::try_from(count).unwrap_or(0);
+        let weight = if significant.is_empty() { 0 } else { places - 1 - fraction_digits };
+
+        self.length(8 + 2 * significant.len());
+        self.bytes
+            .extend_from_slice(&(places - i16::try_from(trailing).unwrap_or(0)).to_be_bytes());
+        self.bytes.extend_from_slice(&weight.to_be_bytes());
+        self.bytes.extend_from_slice(&(if units < 0 { 0x4000_u16 } else { 0 }).to_be_bytes());
+        self.bytes.extend_from_slice(&u16::from(scale).to_be_bytes());
+        for digit in significant.iter().rev() {
+            self.bytes.extend_from_slice(&digit.to_be_bytes());
+        }
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The tuples from one position to another.
+    #[must_use]
+    pub fn slice(&self, range: std::ops::Range<usize>) -> &[u8] {
+        &self.bytes[range]
+    }
+
+    /// Everything written.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Appends bytes of another buffer as they are.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Forgets what was written after `length`: a tuple that turned out not to be one.
+    pub fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numeric(units: i128, scale: u8) -> Vec<i32> {
+        let mut out = Tuples::default();
+        out.numeric(units, scale);
+        let words: Vec<i32> = out.as_slice()[4..]
+            .chunks(2)
+            .map(|pair| i32::from(u16::from_be_bytes([pair[0], pair[1]]).cast_signed()))
+            .collect();
+        assert_eq!(out.as_slice()[..4], u32::try_from(words.len() * 2).unwrap().to_be_bytes());
+        words
+    }
+
+    /// Golden: what `SELECT numeric_send(x)` gives on PostgreSQL 18.
+    #[test]
+    fn numerics_are_what_the_server_sends() {
+        assert_eq!(numeric(0, 0), [0, 0, 0, 0]);
+        assert_eq!(numeric(0, 2), [0, 0, 0, 2]);
+        assert_eq!(numeric(1, 0), [1, 0, 0, 0, 1]);
+        assert_eq!(numeric(-1250, 2), [2, 0, 0x4000, 2, 12, 5000]);
+        assert_eq!(numeric(100, 2), [1, 0, 0, 2, 1]);
+        assert_eq!(numeric(5, 2), [1, -1, 0, 2, 500]);
+        assert_eq!(numeric(1, 8), [1, -2, 0, 8, 1]);
+        assert_eq!(numeric(1, 9), [1, -3, 0, 9, 1000]);
+        assert_eq!(numeric(10_000, 0), [1, 1, 0, 0, 1]);
+        assert_eq!(numeric(9_747_747_934, 3), [3, 1, 0, 3, 974, 7747, 9340]);
+        assert_eq!(numeric(10_000_001, 3), [3, 1, 0, 3, 1, 0, 10]);
+        assert_eq!(
+            numeric(i128::from(i64::MIN), 9),
+            [6, 2, 0x4000, 9, 92, 2337, 2036, 8547, 7580, 8000]
+        );
+        assert_eq!(numeric(10_i128.pow(38) - 1, 0).len(), 4 + 10);
+        assert_eq!(numeric(i128::MIN, 9)[..4], [11, 7, 0x4000, 9]);
+    }
+
+    #[test]
+    fn fields_have_their_lengths() {
+        let mut out = Tuples::default();
+        out.tuple(3);
+        out.null();
+        out.text("é");
+        out.timestamptz(EPOCH_2000 + 1);
+        let expected =
+            [&[0, 3][..], &[0xff; 4], &[0, 0, 0, 2, 0xc3, 0xa9], &[0, 0, 0, 8], &[0; 7], &[1]];
+        assert_eq!(out.as_slice(), expected.concat());
+    }
+
+    #[test]
+    fn arrays_and_json_are_what_the_server_sends() {
+        let mut out = Tuples::default();
+        out.text_array(&[]);
+        assert_eq!(out.as_slice(), [&[0, 0, 0, 12][..], &[0; 8], &[0, 0, 0, 25]].concat());
+        let mut out = Tuples::default();
+        out.text_array(&["a"]);
+        let expected = [
+            &[0, 0, 0, 25][..],
+            &[0, 0, 0, 1],
+            &[0; 4],
+            &[0, 0, 0, 25],
+            &[0, 0, 0, 1],
+            &[0, 0, 0, 1],
+            &[0, 0, 0, 1, b'a'],
+        ];
+        assert_eq!(out.as_slice(), expected.concat());
+        let mut out = Tuples::default();
+        out.jsonb("{}");
+        assert_eq!(out.as_slice(), [0, 0, 0, 3, 1, b'{', b'}']);
+    }
+}

@@ -1,0 +1,431 @@
+//! The loop: gather, store, show.
+
+use crate::args::Args;
+use crate::batch::Batch;
+use crate::caught_up::CaughtUp;
+use crate::config::Config;
+use crate::fault::{Action, Fault};
+use crate::instance;
+use crate::metrics::Metrics;
+use crate::postgres::Position;
+use crate::store::{Database, Stored, Trouble};
+use caudal_core::decode::Record;
+use caudal_kafka::TopicPartition;
+use caudal_kafka::args::Isolation;
+use caudal_kafka::consumer::{Change, GroupConsumer, Limits, Membership};
+use caudal_kafka::offsets::Offsets;
+use caudal_service::exit::Halt;
+use caudal_service::http::{self, Readiness};
+use caudal_service::metrics::registry;
+use caudal_service::shutdown::Shutdown;
+use rand::Rng as _;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Consumer group of the sink.
+pub const GROUP: &str = "caudal-sink";
+/// Port of the metrics.
+const PORT: u16 = 9403;
+const BATCH_RECORDS: usize = 5000;
+const LINGER: Duration = Duration::from_millis(50);
+/// Most bytes in a batch: bounds memory and the length of a db_tx.
+const BATCH_BYTES: usize = 32 << 20;
+/// Longest wait for a record before the loop looks at signals and pending claims.
+const IDLE: Duration = Duration::from_millis(200);
+/// First and longest pause between two attempts during an outage.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Runs the sink until it is asked to stop, or has caught up.
+///
+/// # Errors
+/// What the exit codes say: wrong arguments, a halt, or a failure that does not pass.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let config = Config::read(args.config.as_deref())?;
+    let registry = registry("caudal-sink")?;
+    let metrics = Metrics::register(&registry, &config)?;
+    let readiness = Readiness::starting();
+    let shutdown = Shutdown::listen()?;
+    if let Some(address) = args.service.listen(PORT)? {
+        http::serve(address, registry, readiness.clone())?;
+    }
+    let instance = instance::acquire(args.instance.as_deref(), &args.home)?;
+    let kafka = args.kafka.connect(&instance.name)?;
+    let topics: Vec<Arc<str>> = config.routes.keys().map(Arc::clone).collect();
+    let mut outside = Outside { readiness, shutdown, metrics };
+
+    let mut database = Database::new(&args.database_url)?;
+    let applied = outside.patiently("PostgreSQL", || database.migrate())?;
+    let Some(applied) = applied else { return Ok(()) };
+    for name in applied {
+        tracing::info!(name, "migration applied");
+    }
+    let offsets = Offsets::connect(&kafka, Isolation::ReadUncommitted, GROUP)?;
+    let counted = outside.patiently("Kafka", || {
+        topics.iter().try_for_each(|topic| offsets.partitions(topic).map(|_| ()))
+    })?;
+    if counted.is_none() {
+        return Ok(());
+    }
+    let caught_up = match args.until_caught_up {
+        true => outside.patiently("Kafka", || CaughtUp::capture(&kafka, &topics))?,
+        false => None,
+    };
+    let membership = Membership { group: GROUP.into(), instance: instance.name.clone(), topics };
+    let consumer = GroupConsumer::join(&kafka, &membership)?;
+    tracing::info!(instance = instance.name, kafka = kafka.bootstrap_servers(), "started");
+    let linger = args.linger_ms.or(config.linger_ms).map_or(LINGER, Duration::from_millis);
+    let records = args.batch_records.and_then(|n| usize::try_from(n).ok());
+    let records = records.or(config.batch_records).unwrap_or(BATCH_RECORDS);
+    let sink = Sink {
+        consumer,
+        database,
+        offsets,
+        config,
+        outside,
+        caught_up,
+        limits: Limits { records, bytes: BATCH_BYTES, idle: IDLE },
+        linger,
+        accept_gap: args.accept_gap,
+        owned: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        outage: None,
+    };
+    let done = sink.run();
+    drop(instance);
+    done
+}
+
+/// An error that may pass by itself.
+trait MayPass: std::error::Error + Send + Sync + 'static {
+    fn passes(&self) -> bool;
+}
+
+impl MayPass for Fault {
+    fn passes(&self) -> bool {
+        self.action == Action::RetryBatch
+    }
+}
+
+impl MayPass for caudal_kafka::Error {
+    fn passes(&self) -> bool {
+        self.transient
+    }
+}
+
+/// The consumer could not seek yet, for instance because the partition's leader is being elected.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct NotStarted(caudal_kafka::Error);
+
+/// What the loop shows to the outside, and is told from there.
+struct Outside {
+    readiness: Readiness,
+    shutdown: Shutdown,
+    metrics: Metrics,
+}
+
+impl Outside {
+    /// Tries until it works; `None` when asked to stop before.
+    fn patiently<T, E: MayPass>(
+        &mut self,
+        what: &str,
+        mut work: impl FnMut() -> Result<T, E>,
+    ) -> anyhow::Result<Option<T>> {
+        let mut backoff = Backoff::default();
+        while !self.shutdown.is_asked() {
+            match work() {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) if error.passes() => {
+                    self.readiness.not_ready(format!("{what}: {error}"));
+                    tracing::warn!(%error, "waiting for {what}");
+                    std::thread::sleep(backoff.next());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Doubles from the first pause to the longest, with jitter.
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff(BACKOFF.0)
+    }
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let pause = self.0.mul_f64(rand::thread_rng().gen_range(0.5..1.0));
+        self.0 = (self.0 * 2).min(BACKOFF.1);
+        pause
+    }
+}
+
+struct Sink {
+    consumer: GroupConsumer,
+    database: Database,
+    offsets: Offsets,
+    config: Config,
+    outside: Outside,
+    caught_up: Option<CaughtUp>,
+    limits: Limits,
+    linger: Duration,
+    accept_gap: bool,
+    /// Claimed and read.
+    owned: BTreeMap<TopicPartition, Position>,
+    /// Assigned, paused, and to be claimed at that time.
+    waiting: BTreeMap<TopicPartition, Instant>,
+    /// Why batches cannot be stored at present.
+    outage: Option<String>,
+}
+
+impl Sink {
+    fn run(mut self) -> anyhow::Result<()> {
+        while !self.outside.shutdown.is_asked() {
+            let batch = self.consumer.gather(&self.limits, Instant::now() + self.linger)?;
+            self.follow(&batch.changes);
+            self.claim_waiting()?;
+            let idle = batch.records.is_empty();
+            self.store(batch.records)?;
+            if idle && self.has_caught_up()? {
+                tracing::info!("caught up");
+                break;
+            }
+        }
+        tracing::info!("stopped after the last commit");
+        Ok(())
+    }
+
+    fn follow(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Assigned(partitions) => {
+                    tracing::info!(count = partitions.len(), "partitions assigned");
+                    let now = Instant::now();
+                    self.waiting.extend(partitions.iter().map(|at| (at.clone(), now)));
+                }
+                Change::Revoked(partitions) | Change::Lost(partitions) => {
+                    tracing::info!(count = partitions.len(), "partitions gone");
+                    for at in partitions {
+                        self.waiting.remove(at);
+                        self.owned.remove(at);
+                    }
+                }
+            }
+        }
+        self.show_partitions();
+    }
+
+    fn show_partitions(&self) {
+        let count = i64::try_from(self.owned.len()).unwrap_or(i64::MAX);
+        self.outside.metrics.partitions.set(count);
+        if let Some(outage) = &self.outage {
+            self.outside.readiness.not_ready(outage);
+        } else if !self.waiting.is_empty() {
+            let count = self.waiting.len();
+            self.outside.readiness.not_ready(format!("{count} partitions are not claimed yet"));
+        } else {
+            self.outside.readiness.ready();
+        }
+    }
+
+    /// Claims partitions whose time has come, and starts them where PostgreSQL says.
+    fn claim_waiting(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let due: Vec<TopicPartition> = self
+            .waiting
+            .iter()
+            .filter(|(_, time)| **time <= now)
+            .map(|(at, _)| at.clone())
+            .collect();
+        for at in due {
+            let place = format!("{}-{}", at.0, at.1);
+            match self.claim(&at) {
+                Ok(position) => {
+                    tracing::debug!(place, epoch = position.epoch, position.next_offset, "claimed");
+                    self.waiting.remove(&at);
+                    self.owned.insert(at, position);
+                }
+                Err(error) if is_transient(&error) => {
+                    tracing::warn!(place, "cannot be claimed yet: {error:#}");
+                    if let Some(fault) = error.downcast_ref::<Fault>() {
+                        self.outside.metrics.failed(fault);
+                    }
+                    self.waiting.insert(at, now + BACKOFF.0 * 5);
+                    // Whatever is missing, it is missing for the others too.
+                    break;
+                }
+                Err(error) => return Err(error.context(place)),
+            }
+        }
+        self.show_partitions();
+        Ok(())
+    }
+
+    fn claim(&mut self, at: &TopicPartition) -> anyhow::Result<Position> {
+        let (first, end) = self.offsets.watermarks(&at.0, at.1)?;
+        let claimed = match self.database.claim(at, None)? {
+            Some(position) => Some(position),
+            None => self.database.claim(at, Some(first))?,
+        };
+        let position =
+            claimed.ok_or_else(|| Fault::stop("sink_offsets did not give back the row it took"))?;
+        let from = self.checked_start(at, &position, first, end)?;
+        self.consumer.start(at, from).map_err(NotStarted)?;
+        Ok(position)
+    }
+
+    /// Where to read on, given what the topic still holds.
+    fn checked_start(
+        &self,
+        at: &TopicPartition,
+        position: &Position,
+        first: i64,
+        end: i64,
+    ) -> Result<i64, Halt> {
+        let (place, next) = (format!("{}-{}", at.0, at.1), position.next_offset);
+        if next > end {
+            return Err(Halt(format!(
+                "{place}: stored up to {next}, but the topic ends at {end}: it was deleted and \
+                 created again, or lost records"
+            )));
+        }
+        if next >= first {
+            return Ok(next);
+        }
+        // What retention deleted may have been commit markers only. Where records are numbered,
+        // the next number tells; an end without records tells nothing, and loses nothing new.
+        let numbered = !position.sequences.last.is_empty();
+        if numbered || self.accept_gap {
+            tracing::warn!(place, next, first, "offsets were deleted before they were read");
+            return Ok(first);
+        }
+        Err(Halt(format!(
+            "{place}: stored up to {next}, but the topic now begins at {first}: up to {} records \
+             were deleted before they were stored; --accept-gap goes on without them",
+            first - next
+        )))
+    }
+
+    /// Stores records, however long it takes; partitions that go meanwhile take theirs along.
+    fn store(&mut self, mut records: Vec<(TopicPartition, Record)>) -> anyhow::Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            let batch = Batch::build(records, &self.owned, &self.config.routes)?;
+            if batch.is_empty() {
+                break;
+            }
+            let begun = Instant::now();
+            match self.database.store(&batch) {
+                Ok(stored) => {
+                    self.outside.metrics.committed(&batch, &stored, begun.elapsed());
+                    self.adopt(stored);
+                    break;
+                }
+                Err(Trouble::Fenced(partitions)) => self.fenced(&partitions)?,
+                Err(Trouble::Halt(why)) => return Err(Halt(why).into()),
+                Err(Trouble::Stop(fault)) => {
+                    self.outside.metrics.failed(&fault);
+                    return Err(anyhow::Error::new(fault).context("PostgreSQL refused the batch"));
+                }
+                Err(Trouble::Retry(fault)) => {
+                    self.outside.metrics.failed(&fault);
+                    self.outside.metrics.retries.inc();
+                    let pause = backoff.next();
+                    tracing::warn!(%fault, pause_ms = pause.as_millis(), "the batch is tried again");
+                    self.outage = Some(format!("PostgreSQL: {fault}"));
+                    records = batch.records;
+                    records.extend(self.wait(pause)?);
+                    if self.outside.shutdown.is_asked() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            }
+            records = batch.records;
+        }
+        if self.outage.take().is_some() {
+            self.restart_owned();
+        }
+        Ok(())
+    }
+
+    /// Waits without losing the membership: nothing is delivered, rebalances are served.
+    fn wait(&mut self, pause: Duration) -> anyhow::Result<Vec<(TopicPartition, Record)>> {
+        self.show_partitions();
+        let owned: Vec<TopicPartition> = self.owned.keys().cloned().collect();
+        self.consumer.pause(&owned)?;
+        let limits = Limits { idle: pause, ..self.limits };
+        let until = Instant::now() + pause;
+        let mut late = Vec::new();
+        while Instant::now() < until && !self.outside.shutdown.is_asked() {
+            let batch = self.consumer.gather(&limits, until)?;
+            self.follow(&batch.changes);
+            // A few that were on their way when the partitions were paused.
+            late.extend(batch.records);
+        }
+        Ok(late)
+    }
+
+    /// After an outage: every partition goes on from its position, whatever was on its way.
+    fn restart_owned(&mut self) {
+        let now = Instant::now();
+        let failed: Vec<TopicPartition> = self
+            .owned
+            .iter()
+            .filter(|(at, position)| self.consumer.start(at, position.next_offset).is_err())
+            .map(|(at, _)| at.clone())
+            .collect();
+        for at in failed {
+            self.owned.remove(&at);
+            self.waiting.insert(at, now);
+        }
+        self.show_partitions();
+    }
+
+    fn adopt(&mut self, stored: Stored) {
+        let mut shown = BTreeMap::new();
+        for (at, position) in stored.positions {
+            if let Some(mine) = self.owned.get_mut(&at)
+                && mine.epoch == position.epoch
+            {
+                shown.insert(at, position.next_offset);
+                *mine = position;
+            }
+        }
+        self.consumer.show_progress(&shown);
+    }
+
+    fn fenced(&mut self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
+        let places: Vec<String> = partitions.iter().map(|(t, p)| format!("{t}-{p}")).collect();
+        tracing::warn!(?places, "fenced by a newer claim");
+        self.outside.metrics.fenced.inc_by(partitions.len() as u64);
+        self.consumer.pause(partitions)?;
+        for at in partitions {
+            self.owned.remove(at);
+            // A rebalance that takes the partition away comes first in most cases; the jitter
+            // keeps two sinks that both think they own it from fencing each other for ever.
+            let jitter = Duration::from_millis(rand::thread_rng().gen_range(200..1500));
+            self.waiting.insert(at.clone(), Instant::now() + jitter);
+        }
+        self.show_partitions();
+        Ok(())
+    }
+
+    fn has_caught_up(&mut self) -> anyhow::Result<bool> {
+        let Some(caught_up) = &mut self.caught_up else { return Ok(false) };
+        caught_up.is_proven(&mut self.database, Duration::from_secs(2))
+    }
+}
+
+fn is_transient(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<Fault>().is_some_and(MayPass::passes)
+            || cause.downcast_ref::<caudal_kafka::Error>().is_some_and(MayPass::passes)
+            || cause.is::<NotStarted>()
+    })
+}
