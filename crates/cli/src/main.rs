@@ -1,7 +1,14 @@
 //! `caudal`: the stack, topics, and what people ask of the pipeline. One file a subcommand.
 
+mod demo;
+mod drained;
+mod scrape;
+mod services;
+mod sql;
 mod topics;
 
+use caudal_stack::Stack;
+use caudal_stack::cli::StackCommand;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -15,19 +22,49 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Three Kafka brokers and PostgreSQL on this machine, without containers
+    #[command(subcommand)]
+    Stack(StackCommand),
     /// Topics as code: compare config/topics.toml with the cluster, and apply it
     #[command(subcommand)]
     Topics(topics::TopicsCommand),
+    /// The processor and the sink as background processes
+    #[command(subcommand)]
+    Services(services::ServicesCommand),
+    /// Everything, from nothing to a balanced ledger
+    Demo(demo::DemoArgs),
+    /// Run SQL in PostgreSQL and print the rows as a table
+    Sql(sql::SqlArgs),
 }
 
-fn run(command: &Command) -> anyhow::Result<()> {
+async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Topics(command) => topics::run(command),
+        Command::Stack(command) => stack(command),
+        Command::Topics(command) => topics::run(&command),
+        Command::Services(command) => services::run(&command),
+        Command::Demo(args) => demo::run(&args).await,
+        Command::Sql(args) => sql::run(&args).await,
     }
 }
 
+/// `stack up` ends with the topics.
+fn stack(command: StackCommand) -> anyhow::Result<()> {
+    let is_up = matches!(command, StackCommand::Up);
+    caudal_stack::cli::run(command)?;
+    if is_up {
+        let stack = Stack::open()?;
+        let made = topics::apply_shipped(&caudal_kafka::Kafka::plain(&stack.bootstrap_servers()))?;
+        eprintln!("stack: topics as in config/topics.toml ({made} changes)");
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
-    match run(&Cli::parse().command) {
+    let command = Cli::parse().command;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(command)));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("caudal: {error:#}");

@@ -66,9 +66,16 @@ struct Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     Create(Topic),
-    Configure { topic: String, changed: Vec<(String, Option<String>, String)>, all: BTreeMap<String, String> },
+    Configure {
+        topic: String,
+        changed: Vec<(String, Option<String>, String)>,
+        all: BTreeMap<String, String>,
+    },
     /// A difference that is not made: said, with what to do.
-    Refuse { topic: String, why: String },
+    Refuse {
+        topic: String,
+        why: String,
+    },
 }
 
 impl fmt::Display for Step {
@@ -103,7 +110,9 @@ pub fn run(command: &TopicsCommand) -> Result<()> {
     }
     steps.iter().for_each(|step| println!("{step}"));
     match command {
-        TopicsCommand::Plan(_) => bail!("{} differences; make them with `caudal topics apply`", steps.len()),
+        TopicsCommand::Plan(_) => {
+            bail!("{} differences; make them with `caudal topics apply`", steps.len())
+        }
         TopicsCommand::Apply(_) => make(&admin, &steps),
     }
 }
@@ -173,7 +182,8 @@ fn plan_topic(wanted: &Wanted, found: Option<&Topic>) -> Vec<Step> {
     let mut steps = Vec::new();
     let refuse = |why: String| Step::Refuse { topic: found.name.clone(), why };
     if found.partitions != wanted.topic.partitions {
-        let difference = format!("has {} partitions, not {}", found.partitions, wanted.topic.partitions);
+        let difference =
+            format!("has {} partitions, not {}", found.partitions, wanted.topic.partitions);
         steps.push(refuse(if found.partitions > wanted.topic.partitions {
             format!("{difference}; partitions cannot be taken away: correct the file")
         } else if wanted.keyed {
@@ -238,6 +248,8 @@ mod tests {
         let [Step::Configure { all, changed, .. }] = &planned[..] else { panic!("{planned:?}") };
         assert_eq!(all.len(), 2);
         assert_eq!(changed, &[("a".to_owned(), Some("0".to_owned()), "1".to_owned())]);
-        assert!(steps(topic(6, &[("a", "1")]), true, topic(6, &[("a", "1"), ("b", "2")])).is_empty());
+        assert!(
+            steps(topic(6, &[("a", "1")]), true, topic(6, &[("a", "1"), ("b", "2")])).is_empty()
+        );
     }
 }

@@ -1,0 +1,86 @@
+//! Whether everything that is in Kafka has become rows.
+
+use anyhow::{Context as _, Result, bail};
+use caudal_core::topics;
+use caudal_kafka::Kafka;
+use caudal_kafka::args::Isolation;
+use caudal_kafka::log_reader::LogReader;
+use caudal_kafka::offsets::Offsets;
+use sqlx::{Connection as _, PgConnection, Row as _};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long one look may take.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The topics that the sink stores.
+const SINK: [&str; 4] = [topics::VALIDAS, topics::VENTAS_GOLD, topics::ALERTAS_FRAUDE, topics::DLQ];
+
+/// Waits until the processor has committed, and the sink stored, every record; calls `tick` about
+/// once a second.
+///
+/// # Errors
+/// When nothing has moved for `patience`, or `tick` fails.
+pub async fn wait(
+    kafka: &Kafka,
+    database_url: &str,
+    patience: Duration,
+    mut tick: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-processor")?;
+    let (mut last, mut moved) = (BTreeMap::new(), Instant::now());
+    loop {
+        tick()?;
+        let positions = positions(&offsets, database_url).await?;
+        let mut behind = None;
+        for (topic, positions) in &positions {
+            let drained = LogReader::drained(kafka, topic, positions, LOOK)?;
+            if drained.len() < positions.len() {
+                behind = Some(*topic);
+                break;
+            }
+        }
+        let Some(behind) = behind else { return Ok(()) };
+        if positions != last {
+            (last, moved) = (positions, Instant::now());
+        }
+        if moved.elapsed() > patience {
+            bail!(
+                "nothing has moved for {} s and {behind} is not drained; look at `caudal services status` and the logs it names",
+                patience.as_secs()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+type Positions = BTreeMap<&'static str, BTreeMap<i32, i64>>;
+
+/// Next offsets: of the processor's inputs from its group, of the sink's from its table.
+async fn positions(offsets: &Offsets, database_url: &str) -> Result<Positions> {
+    let mut all = Positions::new();
+    for topic in [topics::TRANSACCIONES, topics::PARCIALES] {
+        let partitions: Vec<_> =
+            (0..offsets.partitions(topic)?).map(|p| (Arc::<str>::from(topic), p)).collect();
+        let committed = offsets.committed(&partitions)?;
+        let next =
+            |(p, offset): (&caudal_kafka::TopicPartition, &Option<i64>)| (p.1, offset.unwrap_or(0));
+        all.insert(topic, committed.iter().map(next).collect());
+    }
+    let mut connection =
+        PgConnection::connect(database_url).await.context("cannot connect to PostgreSQL")?;
+    let rows = sqlx::query("SELECT topic, partition, next_offset FROM sink_offsets")
+        .fetch_all(&mut connection)
+        .await?;
+    for topic in SINK {
+        let stored = (0..offsets.partitions(topic)?).map(|p| {
+            let row = rows.iter().find(|r| {
+                r.get::<String, _>("topic") == topic && r.get::<i32, _>("partition") == p
+            });
+            (p, row.map_or(0, |r| r.get::<i64, _>("next_offset")))
+        });
+        all.insert(topic, stored.collect());
+    }
+    Ok(all)
+}
