@@ -156,7 +156,8 @@ impl Reader {
             );
             source.skip_to(committed)?;
         }
-        let from = Box::new(source.progress());
+        // As it was committed, so that a txn in doubt can be compared with it.
+        let from = Box::new(committed.clone().unwrap_or_else(|| source.progress()));
         self.send(Message::Opened { from, meter: source.meter().clone() })?;
         self.pump(source, chunk_records, committed.is_some_and(|c| c.done))
     }

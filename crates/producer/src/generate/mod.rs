@@ -248,19 +248,20 @@ fn encode_avro(schema_id: u32, t: &Transaction<'_>) -> Vec<u8> {
 
 fn encode_json(t: &Transaction<'_>) -> String {
     let attributes: BTreeMap<_, _> = t.attributes.iter().cloned().collect();
+    // Keys in alphabetical order, so that the bytes are the same whatever order serde_json keeps.
     json!({
-        "transaction_id": t.transaction_id,
+        "account_id": t.account_id,
+        "amount": t.amount.to_string(),
+        "attributes": attributes,
+        "country": t.country,
+        "currency": t.currency,
+        "description": t.description,
+        "event_time": to_rfc3339(t.event_time),
+        "kind": t.kind.as_str(),
+        "merchant_id": t.merchant_id,
         "source": t.source,
         "source_seq": t.source_seq,
-        "account_id": t.account_id,
-        "merchant_id": t.merchant_id,
-        "amount": t.amount.to_string(),
-        "currency": t.currency,
-        "kind": t.kind.as_str(),
-        "country": t.country,
-        "event_time": to_rfc3339(t.event_time),
-        "description": t.description,
-        "attributes": attributes,
+        "transaction_id": t.transaction_id,
     })
     .to_string()
 }

@@ -48,13 +48,15 @@ impl<R: BufRead> Lines<R> {
         input: R,
         meter: Meter,
     ) -> Result<Lines<R>> {
+        let records = Records::new(input, mapping.format, &mapping.csv)
+            .with_context(|| format!("cannot read {file}"))?;
         let mut lines = Lines {
             mapping: mapping.clone(),
             envelope,
             source: source.to_owned(),
             file: file.to_owned(),
             coordinates: format!("{source}/{file}"),
-            records: Records::new(input, mapping.format, &mapping.csv),
+            records,
             mapper: None,
             raw: RawRecord::default(),
             tally: Tally::default(),

@@ -3,10 +3,12 @@
 use crate::mapping::file::{Csv, Format};
 use csv_core::{ReadRecordResult as Step, Reader as CsvReader, ReaderBuilder};
 use sha2::{Digest as _, Sha256};
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Chain, Cursor, Read as _};
 
 /// Longest record that is kept whole, in bytes: Kafka's own limit for one record.
 pub const MAX_RECORD: usize = 1 << 20;
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// One record of the input. Its buffers are used again for the next.
 #[derive(Debug, Default)]
@@ -57,7 +59,8 @@ pub fn hex(bytes: &[u8]) -> String {
 /// Reads records. Blank lines are passed over: a record has at least one byte.
 #[derive(Debug)]
 pub struct Records<R> {
-    input: R,
+    /// The first bytes again, after they were looked at, and the rest.
+    input: Chain<Cursor<Vec<u8>>, R>,
     cutter: Cutter,
     /// After the last complete record.
     position: Position,
@@ -74,8 +77,20 @@ enum Cutter {
 }
 
 impl<R: BufRead> Records<R> {
-    /// Records of `input` from its first byte.
-    pub fn new(input: R, format: Format, csv: &Csv) -> Records<R> {
+    /// Records of `input` from its first byte. A byte order mark counts as bytes, and belongs to
+    /// no record.
+    ///
+    /// # Errors
+    /// When the first bytes cannot be read.
+    pub fn new(mut input: R, format: Format, csv: &Csv) -> io::Result<Records<R>> {
+        let mut first = Vec::new();
+        input.by_ref().take(BOM.len() as u64).read_to_end(&mut first)?;
+        let mut start = Position { byte: 0, line: 0, hash: Sha256::new() };
+        if first == BOM {
+            start.hash.update(&first);
+            start.byte = first.len() as u64;
+            first.clear();
+        }
         let cutter = match format {
             Format::Ndjson => Cutter::Lines,
             Format::Csv => Cutter::Csv(Box::new(
@@ -85,15 +100,14 @@ impl<R: BufRead> Records<R> {
                     .build(),
             )),
         };
-        let start = Position { byte: 0, line: 0, hash: Sha256::new() };
-        Records {
-            input,
+        Ok(Records {
+            input: Cursor::new(first).chain(input),
             cutter,
             position: start.clone(),
             running: start,
             after_cr: false,
             large: None,
-        }
+        })
     }
 
     /// The position after the last complete record.
@@ -195,12 +209,8 @@ fn take(
 ) {
     let bytes = &buffer[..taken];
     running.hash.update(bytes);
-    let at_start = running.byte == 0;
     running.byte += taken as u64;
     let mut own = bytes;
-    if at_start {
-        own = own.strip_prefix(b"\xef\xbb\xbf").unwrap_or(own);
-    }
     if record.size == 0 {
         let blank = own.iter().take_while(|b| is_line_end(**b)).count();
         running.line += line_ends(&own[..blank], after_cr);

@@ -1,0 +1,233 @@
+//! The producer on a real cluster: killed, resumed, refused. Needs brokers with the product's
+//! topics; `CAUDAL_TEST_BOOTSTRAP=localhost:9092` says where.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use caudal_core::avro::{self, Reader};
+use caudal_core::decode::Record;
+use caudal_core::headers;
+use caudal_core::partitioner::partition_of;
+use caudal_kafka::Kafka;
+use caudal_kafka::admin::{Admin, Topic};
+use caudal_kafka::args::Isolation;
+use caudal_kafka::log_reader::LogReader;
+use caudal_kafka::offsets::Offsets;
+use caudal_producer::generate::Dice;
+use caudal_producer::lookalike;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const PARTITIONS: i32 = 6;
+
+struct Bench {
+    bootstrap: String,
+    /// Name of topic and source.
+    name: String,
+    folder: PathBuf,
+}
+
+impl Bench {
+    /// `None`, saying so, without a cluster.
+    fn set_up(what: &str) -> Option<Bench> {
+        let Ok(bootstrap) = std::env::var("CAUDAL_TEST_BOOTSTRAP") else {
+            println!("skipped: needs CAUDAL_TEST_BOOTSTRAP");
+            return None;
+        };
+        let unique = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let name = format!("producer_test_{what}_{unique}");
+        let folder = std::env::temp_dir().join(&name);
+        fs::create_dir_all(&folder).unwrap();
+        let bench = Bench { bootstrap, name, folder };
+        let topic = Topic {
+            name: bench.name.clone(),
+            partitions: PARTITIONS,
+            replication: 3,
+            config: BTreeMap::new(),
+        };
+        bench.admin().create(&topic).unwrap();
+        sleep(Duration::from_secs(1));
+        Some(bench)
+    }
+
+    fn kafka(&self) -> Kafka {
+        Kafka::plain(&self.bootstrap)
+    }
+
+    fn admin(&self) -> Admin {
+        Admin::connect(&self.kafka()).unwrap()
+    }
+
+    fn start(&self, mapping: &str, input: &str, more: &[&str]) -> Child {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        Command::new(env!("CARGO_BIN_EXE_caudal-producer"))
+            .args(["--bootstrap-servers", &self.bootstrap, "--metrics-listen", "off"])
+            .args(["--topic", &self.name, "--source", &self.name, "--log", "warn,librdkafka=off"])
+            .arg("--mapping")
+            .arg(root.join("config/sources").join(mapping))
+            .args(["--input", input])
+            .args(more)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn run(&self, mapping: &str, input: &Path, more: &[&str]) -> i32 {
+        let mut child = self.start(mapping, input.to_str().unwrap(), more);
+        child.wait().unwrap().code().unwrap()
+    }
+
+    /// End of each partition: of what is committed, or of everything.
+    fn ends(&self, isolation: Isolation) -> Vec<i64> {
+        let offsets = Offsets::connect(&self.kafka(), isolation, "producer-test").unwrap();
+        (0..PARTITIONS).map(|p| offsets.watermarks(&self.name, p).unwrap().1).collect()
+    }
+
+    fn read(&self) -> Vec<Record> {
+        let mut reader = LogReader::connect(&self.kafka(), &self.name).unwrap();
+        (0..PARTITIONS).for_each(|p| reader.add(p, None));
+        let mut records = Vec::new();
+        reader
+            .read_all::<caudal_kafka::Error>(Duration::from_secs(60), |record| {
+                records.push(record);
+                Ok(())
+            })
+            .unwrap();
+        records
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.admin().delete(&[&self.name]).ok();
+        fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+/// Ids of the transactions, and the sum of their amounts in thousandths; every key leads to its
+/// partition.
+fn balance(records: &[Record]) -> (HashSet<String>, i128) {
+    let mut ids = HashSet::new();
+    let mut sum = 0;
+    for record in records {
+        let (_, body) = avro::unframe(record.value.as_deref().unwrap()).unwrap();
+        let t = avro::read_transaction(&mut Reader::new(body)).unwrap();
+        assert_eq!(record.key.as_deref(), Some(t.account_id.as_bytes()));
+        assert_eq!(record.partition, partition_of(t.account_id.as_bytes(), PARTITIONS));
+        assert!(ids.insert(t.transaction_id.into_owned()), "an id came twice");
+        sum += t.amount.nano();
+    }
+    assert_eq!(sum % 1_000_000, 0);
+    (ids, sum / 1_000_000)
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+#[test]
+fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
+    let Some(bench) = Bench::set_up("kill") else { return };
+    let mut csv = Vec::new();
+    let totals = lookalike::write_csv(60_000, 3, &mut csv).unwrap();
+    let input = bench.folder.join("shop.csv.gz");
+    fs::write(&input, gzip(&csv)).unwrap();
+    let mut dice = Dice::new(u64::from(std::process::id()));
+    let mut in_flight = 0;
+    let mut starts = 0;
+    loop {
+        starts += 1;
+        assert!(starts < 40, "it never gets done");
+        let mut child =
+            bench.start("online-retail.toml", input.to_str().unwrap(), &["--batch-records", "200"]);
+        let patience = u64::try_from(dice.between(1_200, 3_500)).unwrap();
+        sleep(Duration::from_millis(patience));
+        if in_flight < 3 && child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let (stable, all) =
+                (bench.ends(Isolation::ReadCommitted), bench.ends(Isolation::ReadUncommitted));
+            println!("killed after {patience} ms at offsets {stable:?}, open up to {all:?}");
+            in_flight += i32::from(stable != all);
+            continue;
+        }
+        assert!(child.wait().unwrap().success());
+        break;
+    }
+    assert_eq!(in_flight, 3, "too few kills hit an open transaction");
+    let records = bench.read();
+    let (ids, sum) = balance(&records);
+    assert_eq!(records.len() as u64, totals.lines);
+    assert_eq!(ids.len() as u64, totals.lines);
+    assert_eq!(sum, totals.sum_thousandths);
+    // Once more: nothing happens.
+    assert_eq!(bench.run("online-retail.toml", &input, &[]), 0);
+    assert_eq!(bench.read().len() as u64, totals.lines);
+}
+
+#[test]
+fn a_truncated_gzip_goes_on_when_it_is_whole_and_a_changed_file_is_refused() {
+    let Some(bench) = Bench::set_up("cut") else { return };
+    let mut csv = Vec::new();
+    let totals = lookalike::write_csv(8_000, 4, &mut csv).unwrap();
+    let whole = gzip(&csv);
+    let input = bench.folder.join("shop.csv.gz");
+    fs::write(&input, &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(bench.run("online-retail.toml", &input, &[]), 1);
+    let so_far = bench.read().len() as u64;
+    assert!(so_far > 0 && so_far < totals.lines, "{so_far}");
+
+    let mut changed = csv.clone();
+    let at = changed.iter().position(|b| *b == b'\n').unwrap() + 4;
+    changed[at] = b'9';
+    fs::write(&input, gzip(&changed)).unwrap();
+    assert_eq!(bench.run("online-retail.toml", &input, &[]), 3);
+    assert_eq!(bench.read().len() as u64, so_far);
+
+    fs::write(&input, &whole).unwrap();
+    assert_eq!(bench.run("online-retail.toml", &input, &[]), 0);
+    let (ids, sum) = balance(&bench.read());
+    assert_eq!(ids.len() as u64, totals.lines);
+    assert_eq!(sum, totals.sum_thousandths);
+}
+
+#[test]
+fn standard_input_passes_lines_on_at_once_and_resumes_by_reading_again() {
+    let Some(bench) = Bench::set_up("stdin") else { return };
+    let line = |n: u32| {
+        format!(
+            "{{\"transaction_id\":\"t{n}\",\"account_id\":\"a{n}\",\"merchant_id\":\"m\",\
+             \"amount\":\"1.50\",\"currency\":\"EUR\",\"kind\":\"PURCHASE\",\
+             \"event_time\":\"2026-01-05T08:00:00Z\"}}\n"
+        )
+    };
+    let broken = "{\"transaction_id\":\"x\",\"pan\":\"4111111111111111\"}\n";
+    let mut child = bench.start("ndjson.toml", "-", &[]);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all((line(1) + broken).as_bytes()).unwrap();
+    sleep(Duration::from_secs(6));
+    assert_eq!(bench.read().len(), 2, "lines wait for a pipe that pauses");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let mut child = bench.start("ndjson.toml", "-", &[]);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all((line(1) + broken + &line(2)).as_bytes()).unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    let records = bench.read();
+    assert_eq!(records.len(), 3);
+    let dead: Vec<_> = records.iter().filter(|r| r.header(headers::REASON).is_some()).collect();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].header(headers::REASON), Some("missing_field"));
+    assert_eq!(dead[0].header(headers::LINE), Some("-:2"));
+    let value = String::from_utf8(dead[0].value.as_deref().unwrap().to_vec()).unwrap();
+    assert!(value.contains("************1111") && !value.contains("4111111"), "{value}");
+}

@@ -1,0 +1,116 @@
+//! The generator: the same everywhere, and as it says.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use caudal_core::decode::{Record, decode};
+use caudal_core::dedup::{Dedup, Outcome, Seen};
+use caudal_core::reject::Reason;
+use caudal_core::time::HOUR;
+use caudal_core::validate::validate;
+use caudal_producer::generate::{
+    BASE, Class, Dice, Expected, Generator, Recipe, STEP, Zipf, expected,
+};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+
+const SCHEMA: u32 = 5;
+const COUNT: u64 = 60_000;
+
+fn generate(count: u64, seed: u64) -> Generator {
+    Generator::new(Recipe::new(count, seed), "generate", SCHEMA)
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_on_every_machine() {
+    let mut hash = Sha256::new();
+    for record in generate(1_000, 42) {
+        hash.update(&record.key);
+        hash.update(record.value.as_deref().unwrap_or_default());
+    }
+    let digest = caudal_producer::source::records::hex(&hash.finalize());
+    assert_eq!(digest, "1d11f4c6e534c9c9d71dbc45851a4e20d0e42320fe1b6d75bf6fcc0f5a6d65c3");
+    assert!(generate(1_000, 42).eq(generate(1_000, 42)));
+    assert!(!generate(1_000, 42).eq(generate(1_000, 43)));
+}
+
+#[test]
+fn expected_agrees_with_decoding_validating_and_dedup() {
+    let mut found = Expected::default();
+    let mut dedup = Dedup::default();
+    let mut latest = 0;
+    for (index, generated) in generate(COUNT, 11).enumerate() {
+        let record = Record {
+            timestamp: (BASE + STEP * COUNT.cast_signed()) / 1_000,
+            key: Some(generated.key.into()),
+            value: generated.value.map(Into::into),
+            ..Record::default()
+        };
+        let outcome =
+            decode(&record, SCHEMA, ("t-0", 0)).and_then(|t| validate(t, record.timestamp));
+        let class = match outcome {
+            Err(rejection) => Class::Dead(rejection.reason, rejection.money),
+            Ok(valid) => {
+                let t = &valid.transaction;
+                assert_eq!(record.key.as_deref(), Some(t.account_id.as_bytes()));
+                let money = (valid.currency, t.amount);
+                latest = latest.max(t.event_time);
+                let outcome = dedup.check(&Seen::of(&valid));
+                dedup.evict(latest, HOUR);
+                match outcome {
+                    Outcome::New => Class::Valid(money.0, money.1),
+                    Outcome::Duplicate => Class::Duplicate(money.0, money.1),
+                    Outcome::Conflict => Class::Dead(Reason::Conflict, Some(money)),
+                }
+            }
+        };
+        assert_eq!(class.money(), generated.class.money(), "record {index}");
+        found.add(&class).unwrap();
+    }
+    assert_eq!(found, expected(COUNT, 11).unwrap());
+    assert_eq!(found.lines, COUNT);
+    assert_eq!(found.lines, found.valid + found.duplicates + found.dead.values().sum::<u64>());
+}
+
+#[test]
+fn it_looks_like_life() {
+    let expected = expected(COUNT, 5).unwrap();
+    let share = |count: u64, of: u64| count * of / COUNT;
+    assert!((7..=12).contains(&share(expected.duplicates, 1_000)), "about 1 %: {expected:?}");
+    let broken = expected.dead.values().sum::<u64>() - expected.conflicts;
+    assert!((14..=27).contains(&share(broken, 10_000)), "about 0.2 %: {expected:?}");
+    assert!(expected.conflicts > 0);
+    assert_eq!(expected.dead.len(), 9, "{:?}", expected.dead);
+    assert_eq!(expected.sums.iter().count(), 3);
+    let mut accounts: HashMap<Vec<u8>, u64> = HashMap::new();
+    let mut json = 0;
+    for record in generate(COUNT, 5) {
+        *accounts.entry(record.key).or_default() += 1;
+        json += u64::from(record.value.is_some_and(|v| v.starts_with(b"{")));
+    }
+    assert!((80..=120).contains(&share(json, 1_000)));
+    // The harmonic number of 10,000 is 9.8: the first account has a tenth.
+    assert!((90..=115).contains(&share(accounts[b"acc-00001".as_slice()], 1_000)));
+}
+
+#[test]
+fn another_first_event_time_changes_ids_but_no_sum() {
+    let later = Recipe { base: BASE + HOUR, ..Recipe::new(500, 9) };
+    let mut shifted = Generator::new(later, "generate", SCHEMA);
+    for record in generate(500, 9) {
+        let other = shifted.next().unwrap();
+        assert_eq!(record.class, other.class);
+        assert!(record.value != other.value || record.value.is_none_or(|v| v.len() < 11));
+    }
+}
+
+#[test]
+fn zipf_draws_every_rank_in_range() {
+    let (zipf, mut dice) = (Zipf::new(3), Dice::new(1));
+    let mut counts = [0_u32; 4];
+    (0..11_000).for_each(|_| counts[usize::try_from(zipf.draw(&mut dice)).unwrap()] += 1);
+    // 1 : 1/2 : 1/3.
+    assert_eq!(counts[0], 0);
+    assert!(
+        (5_800..6_200).contains(&counts[1]) && (1_850..2_150).contains(&counts[3]),
+        "{counts:?}"
+    );
+}
