@@ -252,3 +252,49 @@ pub fn dead_letter_of(fate: &Fate) -> Option<(Reason, &str)> {
         Fate::Dead(reason, error) => Some((*reason, error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn build(topic: &str, numbers: &[(i64, u64)]) -> Result<Batch, Halt> {
+        let config = Config::read(None).unwrap();
+        let at: TopicPartition = (Arc::from(topic), 2);
+        let records = numbers.iter().map(|(offset, number)| {
+            let header = |name: &str, text: String| (name.to_owned(), text.into_bytes().into());
+            let headers = vec![
+                header(headers::TASK, "1-2".into()),
+                header(headers::SEQUENCE, number.to_string()),
+            ];
+            (at.clone(), Record { offset: *offset, headers, ..Record::default() })
+        });
+        let position = Position { next_offset: 10, epoch: 3, ..Position::default() };
+        let owned = BTreeMap::from([(at.clone(), position)]);
+        Batch::build(records.collect(), &owned, &config.routes)
+    }
+
+    #[test]
+    fn a_gap_and_a_repeat_halt_and_say_where() {
+        let halt = |numbers: &[(i64, u64)]| build("alertas_fraude", numbers).unwrap_err().0;
+        let text = halt(&[(10, 4), (11, 7)]);
+        assert!(text.starts_with("alertas_fraude-2@11: task 1-2"), "{text}");
+        assert!(text.contains("number 5 next, found 7"), "{text}");
+        assert!(halt(&[(10, 4), (11, 5), (12, 4)]).contains("number 4 a second time"));
+    }
+
+    #[test]
+    fn compacted_topics_may_have_gaps() {
+        let batch = build("ventas_gold", &[(10, 4), (11, 7), (15, 7)]).unwrap();
+        let (expected, after) = &batch.moves.values().next().unwrap();
+        assert_eq!((*expected, after.next_offset, after.epoch), (10, 16, 3));
+    }
+
+    #[test]
+    fn replays_and_partitions_of_others_are_left_out() {
+        assert!(build("alertas_fraude", &[(8, 1), (9, 2)]).unwrap().is_empty());
+        let config = Config::read(None).unwrap();
+        let records = vec![((Arc::from("alertas_fraude"), 0), Record::default())];
+        assert!(Batch::build(records, &BTreeMap::new(), &config.routes).unwrap().is_empty());
+    }
+}

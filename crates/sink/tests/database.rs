@@ -1,0 +1,342 @@
+//! What the sink does to a real PostgreSQL, batch by batch. `CAUDAL_TEST_DATABASE_URL` names a
+//! server on which databases may be created.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[allow(dead_code)]
+mod support;
+
+use caudal_core::headers;
+use caudal_sink::fault::Action;
+use caudal_sink::store::Trouble;
+use support::{Scratch, Sink, at, gold, header, record, transaction, valid, valids};
+
+const VALIDAS: &str = "transacciones_validas";
+
+#[test]
+fn rows_arrive_as_they_were_and_a_replay_is_skipped() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    let mut records = vec![valid(0, &transaction("a", -1250)), valid(4, &transaction("b", 5))];
+    // A commit marker takes an offset, but no number.
+    records[1].1.headers[1] = header(headers::SEQUENCE, b"1");
+    let stored = sink.store(&records).unwrap();
+    assert!(!stored.staged);
+    let row = "SELECT row(transaction_id, account_id, merchant_id, amount, currency, kind, country,
+        event_time AT TIME ZONE 'UTC', description, attributes->>'canal', source, source_seq,
+        late_for) FROM transactions WHERE transaction_id = 'a'";
+    assert_eq!(
+        db.text(row),
+        "(a,account,merchant,-12.50,EUR,ADJUSTMENT,ES,\"2023-11-14 22:13:20.123456\",,\
+         \"tienda \"\"é\"\"\",test,7,{ventas_gold})"
+    );
+    assert!(sink.batch(&records).is_empty());
+    let ledger =
+        "SELECT row(next_offset, epoch, sequences, rows, duplicates, conflicts, dead, sums)
+        FROM sink_offsets";
+    assert_eq!(
+        db.text(ledger),
+        r#"(5,1,"{""1-0"": 1}",2,0,0,0,"{""rows"": {""EUR"": ""-12.45""}}")"#
+    );
+}
+
+#[test]
+fn a_restart_goes_on_with_sequences_and_ledger() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    sink.store(&valids(0, 0..3)).unwrap();
+    let before = sink.owned[&at(VALIDAS, 0)].clone();
+    let mut next = db.writer().claiming(&[VALIDAS]);
+    let after = next.owned[&at(VALIDAS, 0)].clone();
+    assert_eq!(after.epoch, before.epoch + 1);
+    assert_eq!((after.sequences, after.ledger), (before.sequences, before.ledger));
+    next.store(&valids(3, 3..5)).unwrap();
+    assert_eq!(db.text("SELECT rows FROM sink_offsets"), "5");
+}
+
+#[test]
+fn the_same_ids_again_are_duplicates_or_conflicts() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    sink.store(&valids(0, 0..10)).unwrap();
+    // Equal by value though not by digits; arrival and source differ.
+    let mut again = transaction("t3", 100);
+    (again.amount.units, again.amount.scale, again.source_seq) = (1, 0, 99);
+    let mut other = transaction("t4", 100);
+    other.description = Some("now there is one".into());
+    let mut records = vec![valid(10, &again), valid(11, &other)];
+    records.extend(valids(12, 20..25));
+    // In one batch: an equal one, and a different one.
+    records.push(valid(17, &transaction("t21", 100)));
+    records.push(valid(18, &transaction("t22", 101)));
+    let stored = sink.store(&records).unwrap();
+    assert!(stored.staged);
+    assert_eq!((stored.duplicates, stored.conflicts, stored.rows["transactions"]), (2, 2, 5));
+    assert_eq!(stored.dead["conflict"], 2);
+    assert_eq!(db.count("transactions"), 15);
+    let dead = "SELECT string_agg(\"offset\" || ' ' || reason, ',' ORDER BY \"offset\")
+        FROM dead_letters";
+    assert_eq!(db.text(dead), "11 conflict,18 conflict");
+    let sums = "SELECT row(rows, duplicates, conflicts, dead, sums) FROM sink_offsets";
+    assert_eq!(
+        db.text(sums),
+        r#"(15,2,2,0,"{""rows"": {""EUR"": ""15.00""}, ""conflicts"": {""EUR"": ""2.01""}, ""duplicates"": {""EUR"": ""2.00""}}")"#
+    );
+    // Still through staging, until some batches were clean.
+    assert!(sink.store(&valids(19, 30..31)).unwrap().staged);
+    for batch in 0..19 {
+        sink.store(&valids(20 + batch, 31 + batch..32 + batch)).unwrap();
+    }
+    assert!(!sink.store(&valids(39, 60..61)).unwrap().staged);
+}
+
+#[test]
+fn an_older_epoch_writes_nothing() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut zombie = db.writer().claiming(&[VALIDAS, "ventas_gold"]);
+    zombie.store(&valids(0, 0..2)).unwrap();
+    let mut successor = db.writer().claiming(&[VALIDAS]);
+    let mut records = valids(2, 2..4);
+    records.push(gold(0, "m", 1));
+    match zombie.store(&records) {
+        Err(Trouble::Fenced(partitions)) => assert_eq!(partitions, [at(VALIDAS, 0)]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((db.count("transactions"), db.count("ventas_gold")), (2, 0));
+    successor.store(&valids(2, 2..4)).unwrap();
+    // What is not fenced goes on.
+    zombie.owned.remove(&at(VALIDAS, 0));
+    zombie.store(&records).unwrap();
+    assert_eq!((db.count("transactions"), db.count("ventas_gold")), (4, 1));
+}
+
+#[test]
+fn a_position_changed_by_hand_fences() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    db.run("UPDATE sink_offsets SET next_offset = 40");
+    assert!(matches!(sink.store(&valids(0, 0..1)), Err(Trouble::Fenced(_))));
+    db.run("DELETE FROM sink_offsets");
+    assert!(matches!(sink.store(&valids(0, 0..1)), Err(Trouble::Fenced(_))));
+    assert_eq!(db.count("transactions"), 0);
+}
+
+#[test]
+fn poison_rows_become_dead_letters_and_the_rest_is_stored() {
+    let Some(mut db) = Scratch::create() else { return };
+    db.run(
+        "ALTER TABLE transactions ALTER COLUMN amount TYPE numeric(6, 2);
+         ALTER TABLE transactions ADD CONSTRAINT account_known CHECK (account_id <> 'nobody')",
+    );
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    let mut records = valids(0, 0..100);
+    records[17] = valid(17, &transaction("t17", 123_456_789));
+    let mut unknown = transaction("t64", 100);
+    unknown.account_id = "nobody".into();
+    records[64] = valid(64, &unknown);
+    // In one batch with poison of the same id: it must not count as its duplicate.
+    let mut good = transaction("t64", 100);
+    good.account_id = "somebody".into();
+    records[80] = valid(80, &good);
+    records[81] = valid(81, &good);
+    let stored = sink.store(&records).unwrap();
+    assert_eq!(db.count("transactions"), 97);
+    assert_eq!(stored.duplicates, 1);
+    let dead = "SELECT string_agg(row(\"offset\", reason, error)::text, E'\\n' ORDER BY \"offset\")
+        FROM dead_letters";
+    assert_eq!(
+        db.text(dead),
+        "(17,amount,\"<redacted> [SQLSTATE=22003]\")\n\
+         (64,constraint,\"<redacted> [SQLSTATE=23514; table=transactions; \
+         constraint=account_known]\")"
+    );
+    assert_eq!(db.text("SELECT row(rows, duplicates, dead) FROM sink_offsets"), "(97,1,2)");
+    assert_eq!(db.text("SELECT sha256 = encode(sha256(payload), 'hex') FROM dead_letters"), "true");
+    // The next batch is unharmed.
+    sink.store(&valids(100, 100..110)).unwrap();
+    assert_eq!(db.count("transactions"), 107);
+}
+
+#[test]
+fn a_deferred_constraint_is_no_surprise_at_commit() {
+    let Some(mut db) = Scratch::create() else { return };
+    db.run(
+        "CREATE TABLE accounts (account_id text PRIMARY KEY);
+         INSERT INTO accounts VALUES ('account');
+         ALTER TABLE transactions ADD FOREIGN KEY (account_id) REFERENCES accounts
+             DEFERRABLE INITIALLY DEFERRED",
+    );
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    let mut unknown = transaction("x", 1);
+    unknown.account_id = "nobody".into();
+    let mut records = valids(0, 0..5);
+    records.push(valid(5, &unknown));
+    let stored = sink.store(&records).unwrap();
+    assert_eq!((stored.rows["transactions"], stored.dead["constraint"]), (5, 1));
+}
+
+#[test]
+fn the_last_value_of_a_key_wins() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&["ventas_gold"]);
+    sink.store(&[gold(0, "a", 1), gold(1, "b", 1), gold(2, "a", 2)]).unwrap();
+    sink.store(&[gold(3, "a", 3), gold(5, "b", 5)]).unwrap();
+    let rows = "SELECT string_agg(merchant_id || ventas || ' ' || total, ',' ORDER BY 1)
+        FROM ventas_gold";
+    assert_eq!(db.text(rows), "a3 3.00,b5 5.00");
+    assert_eq!(db.text("SELECT rows FROM sink_offsets"), "5");
+    // Poison: the value before it stays, the one of the same batch.
+    db.run("ALTER TABLE ventas_gold ADD CHECK (ventas < 100)");
+    let records = [gold(6, "a", 6), gold(7, "a", 100), gold(8, "b", 8)];
+    let stored = sink.store(&records).unwrap();
+    assert_eq!((stored.rows["ventas_gold"], stored.dead["constraint"]), (2, 1));
+    assert_eq!(db.text(rows), "a6 6.00,b8 8.00");
+}
+
+#[test]
+fn dead_letters_of_any_bytes_are_stored() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&["transacciones_dlq"]);
+    let mut odd = record(0, Some(&[0, 0xff, b'{']));
+    odd.headers = vec![
+        header(headers::REASON, b"amount"),
+        header(headers::ERROR_MESSAGE, "bad\0news ".repeat(1000).as_bytes()),
+        header(headers::ERROR_TOPIC, b"transacciones"),
+        header(headers::ERROR_PARTITION, b"4"),
+        header(headers::ERROR_OFFSET, b"99"),
+        header(headers::ORIGINAL_TIMESTAMP, b"1700000000123"),
+        header("odd\0name", &[0xfe, 0]),
+        header(headers::SHA256, b"no hash"),
+    ];
+    let mut hostile = record(1, None);
+    hostile.key = None;
+    hostile.headers = vec![
+        header(headers::REASON, b"no such reason"),
+        header(headers::ERROR_PARTITION, b"99999999999"),
+        header(headers::ERROR_OFFSET, b"-"),
+        header(headers::ORIGINAL_TIMESTAMP, b"-9223372036854775808"),
+    ];
+    let topic = at("transacciones_dlq", 0);
+    sink.store(&[(topic.clone(), odd), (topic, hostile)]).unwrap();
+    let first = "SELECT row(reason, left(error, 8), length(error), payload, original_size,
+        source_topic, source_partition, source_offset, extract(epoch FROM source_timestamp),
+        headers->'odd\u{fffd}name'->>'hex', sha256 = encode(sha256(payload), 'hex'))
+        FROM dead_letters WHERE \"offset\" = 0";
+    assert_eq!(
+        db.text(first),
+        r#"(amount,badnews,2000,"\\x00ff7b",3,transacciones,4,99,1700000000.123000,fe00,t)"#
+            .replace("badnews,", "\"badnews \",")
+    );
+    let second = "SELECT row(reason, key, payload, sha256, source_partition, source_offset,
+        source_timestamp) FROM dead_letters WHERE \"offset\" = 1";
+    assert_eq!(db.text(second), "(malformed,,,,,,)");
+    assert_eq!(db.text("SELECT rows FROM sink_offsets"), "2");
+}
+
+#[test]
+fn records_that_cannot_be_read_are_the_sinks_own_dead_letters() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    let nul = valid(3, &transaction("n\0l", 1));
+    let mut early = transaction("early", 100);
+    early.event_time = i64::MIN;
+    let bad = |offset, bytes: &[u8]| (at(VALIDAS, 0), record(offset, Some(bytes)));
+    let records = [
+        bad(0, b"{}"),
+        bad(1, &[0, 0, 0, 0, 1, 9]),
+        (at(VALIDAS, 0), record(2, None)),
+        nul,
+        valid(4, &early),
+        valid(5, &transaction("ok", 100)),
+    ];
+    let stored = sink.store(&records).unwrap();
+    assert_eq!(stored.rows["transactions"], 1);
+    let reasons = "SELECT string_agg(reason, ',' ORDER BY \"offset\") FROM dead_letters";
+    assert_eq!(db.text(reasons), "malformed,schema,null_value,constraint,timestamp");
+    let place = "SELECT row(source_topic, source_partition, source_offset) FROM dead_letters
+        WHERE \"offset\" = 1";
+    assert_eq!(db.text(place), "(transacciones_validas,0,1)");
+}
+
+#[test]
+fn a_dead_letter_that_is_there_already_halts() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&["transacciones_dlq"]);
+    let letter = (at("transacciones_dlq", 0), record(0, Some(b"x")));
+    sink.store(std::slice::from_ref(&letter)).unwrap();
+    db.run("DELETE FROM sink_offsets");
+    sink.claim("transacciones_dlq", 0);
+    assert!(matches!(sink.store(&[letter]), Err(Trouble::Halt(_))));
+}
+
+#[test]
+fn what_passes_is_retried_and_what_does_not_stops() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    let code = |trouble: Result<_, Trouble>| match trouble {
+        Err(Trouble::Retry(fault)) => (Action::RetryBatch, fault.sqlstate),
+        Err(Trouble::Stop(fault)) => (Action::Stop, fault.sqlstate),
+        other => panic!("{other:?}"),
+    };
+    let retry = |code: &str| (Action::RetryBatch, Some(code.to_owned()));
+    let stop = |code: &str| (Action::Stop, Some(code.to_owned()));
+    // 57P01, or the end of the connection: then nobody says a code.
+    db.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name = 'caudal-sink' AND datname = current_database()",
+    );
+    let (action, sqlstate) = code(sink.store(&valids(0, 0..3)));
+    assert_eq!(action, Action::RetryBatch);
+    assert!(matches!(sqlstate.as_deref(), None | Some("57P01")), "{sqlstate:?}");
+    sink.store(&valids(0, 0..3)).unwrap();
+
+    db.run(
+        "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() ||
+        ' SET default_transaction_read_only = on'; END $$",
+    );
+    sink.database = caudal_sink::store::Database::new(&db.url).unwrap();
+    assert_eq!(code(sink.store(&valids(3, 3..5))), retry("25006"));
+    db.run(
+        "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() ||
+        ' RESET default_transaction_read_only'; END $$",
+    );
+    sink.store(&valids(3, 3..5)).unwrap();
+
+    db.run("ALTER TABLE transactions RENAME COLUMN country TO land");
+    assert_eq!(code(sink.store(&valids(5, 5..6))), stop("42703"));
+    db.run("ALTER TABLE transactions RENAME COLUMN land TO country");
+    db.run("ALTER TABLE transactions ALTER COLUMN source_seq TYPE integer");
+    assert_eq!(code(sink.store(&valids(5, 5..6))), stop("22P03"));
+    db.run("ALTER TABLE transactions ALTER COLUMN source_seq TYPE bigint");
+    db.run("ALTER TABLE transactions RENAME TO elsewhere");
+    assert_eq!(code(sink.store(&valids(5, 5..6))), stop("42P01"));
+    db.run("ALTER TABLE elsewhere RENAME TO transactions");
+    sink.store(&valids(5, 5..6)).unwrap();
+    assert_eq!((db.count("transactions"), db.count("dead_letters")), (6, 0));
+}
+
+#[test]
+fn migrations_run_once_and_refuse_edits() {
+    let Some(mut db) = Scratch::create() else { return };
+    assert!(caudal_sink::migrate(&db.url).unwrap().is_empty());
+    db.run("UPDATE caudal_migrations SET sha256 = 'x'");
+    assert!(caudal_sink::migrate(&db.url).unwrap_err().text.contains("differs"));
+    db.run("INSERT INTO caudal_migrations VALUES (9999, '9999_later', 'x')");
+    db.run("DELETE FROM caudal_migrations WHERE number = 1");
+    assert!(caudal_sink::migrate(&db.url).unwrap_err().text.contains("newer"));
+}
+
+#[test]
+fn two_sinks_of_one_database_share_the_partitions() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut first = db.writer().claiming(&[VALIDAS]);
+    let mut second = Sink::new(&db.url);
+    second.claim(VALIDAS, 1);
+    let other: Vec<_> = valids(0, 100..200)
+        .into_iter()
+        .map(|(_, record)| (at(VALIDAS, 1), caudal_core::decode::Record { partition: 1, ..record }))
+        .collect();
+    let writing = std::thread::spawn(move || second.store(&other).unwrap());
+    first.store(&valids(0, 0..100)).unwrap();
+    writing.join().unwrap();
+    assert_eq!(db.count("transactions"), 200);
+}
