@@ -33,6 +33,12 @@ enum Command {
     Services(services::ServicesCommand),
     /// Everything, from nothing to a balanced ledger
     Demo(demo::DemoArgs),
+    /// Empty the native stack: its topics, tables and progress. Everything in them is lost
+    Reset {
+        /// Do it
+        #[arg(long, required = true)]
+        yes: bool,
+    },
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
 }
@@ -43,6 +49,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Topics(command) => topics::run(&command),
         Command::Services(command) => services::run(&command),
         Command::Demo(args) => demo::run(&args).await,
+        Command::Reset { .. } => demo::reset_stack().await,
         Command::Sql(args) => sql::run(&args).await,
     }
 }

@@ -149,7 +149,10 @@ fn supervise(name: &str) -> Result<()> {
     while !shutdown.is_asked() {
         let begun = Instant::now();
         let mut child = start(&stack, &layout, name)?;
-        daemon.adopt(child.id())?;
+        // Until the kernel has replaced its image a new process has no command line to know it by.
+        if !wait_until(Duration::from_secs(5), || daemon.adopt(child.id()).unwrap_or(false)) {
+            eprintln!("supervisor: cannot write {}", daemon.pid_file.display());
+        }
         let status = wait(&mut child, &shutdown, &daemon)?;
         caudal_stack::layout::remove(&daemon.pid_file)?;
         if shutdown.is_asked() || matches!(status.code(), Some(0 | 2 | 3)) {

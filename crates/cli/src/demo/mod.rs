@@ -109,6 +109,18 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
     }
 }
 
+/// Empties the native stack.
+///
+/// # Errors
+/// When a service still runs, or Kafka or PostgreSQL refuses.
+pub async fn reset_stack() -> Result<()> {
+    let stack = Stack::open()?;
+    services::down()?;
+    reset::reset(&Kafka::plain(&stack.bootstrap_servers()), &stack.database_url()).await?;
+    println!("topics, tables and progress are empty");
+    Ok(())
+}
+
 fn producer_log(stack: &Stack) -> PathBuf {
     stack.home().join("logs").join("caudal-producer.log")
 }
