@@ -74,10 +74,11 @@ impl Report {
             return format!("{}: {} lines, {rate}/s", self.file, at.lines);
         };
         let gained = (fraction - self.first_fraction).max(1e-6);
+        // Of what this run has to do, not of what an earlier one has done.
         let left = (1.0 - fraction) / gained * seconds;
         let percent = fraction * 100.0;
         let mut text = format!("{}: {percent:.0} %, {} lines, {rate}/s", self.file, at.lines);
-        if fraction < 1.0 && fraction - self.first_fraction > 0.02 {
+        if fraction < 1.0 && seconds > 1.0 {
             text += &format!(", about {left:.0} s left");
         }
         text

@@ -200,7 +200,7 @@ struct Sending<'a> {
 
 /// What a wait for the reader brought.
 enum Next {
-    Chunk(Chunk),
+    Chunk(Box<Chunk>),
     Nothing,
     End,
 }
@@ -213,7 +213,7 @@ impl Sending<'_> {
                 return Ok(false);
             }
             let first = match self.next(WAKE)? {
-                Next::Chunk(chunk) => chunk,
+                Next::Chunk(chunk) => *chunk,
                 Next::Nothing => continue,
                 Next::End => return Ok(true),
             };
@@ -235,7 +235,7 @@ impl Sending<'_> {
                 Ok(Next::Chunk(chunk)) => {
                     let same = chunk.progress.file == batch.progress.file;
                     if !same || batch.records.len() + chunk.records.len() > self.records {
-                        self.held = Some(chunk);
+                        self.held = Some(*chunk);
                         break;
                     }
                     batch.records.extend(chunk.records);
@@ -251,10 +251,10 @@ impl Sending<'_> {
 
     fn next(&mut self, patience: Duration) -> Result<Next> {
         if let Some(chunk) = self.held.take() {
-            return Ok(Next::Chunk(chunk));
+            return Ok(Next::Chunk(Box::new(chunk)));
         }
         match self.messages.recv_timeout(patience) {
-            Ok(Ok(Message::Chunk(chunk))) => Ok(Next::Chunk(chunk)),
+            Ok(Ok(Message::Chunk(chunk))) => Ok(Next::Chunk(Box::new(chunk))),
             Ok(Ok(Message::Opened { from, meter })) => {
                 self.report.opened(&from, meter);
                 self.summary.inputs.insert(from.file.clone(), *from);

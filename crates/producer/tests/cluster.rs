@@ -132,13 +132,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-#[test]
-fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
-    let Some(bench) = Bench::set_up("kill") else { return };
-    let mut csv = Vec::new();
-    let totals = lookalike::write_csv(60_000, 3, &mut csv).unwrap();
-    let input = bench.folder.join("shop.csv.gz");
-    fs::write(&input, gzip(&csv)).unwrap();
+/// Kills the producer until three kills have hit an open transaction, lets it end, and counts.
+fn kill_until_done(bench: &Bench, input: &Path, batch: &str, (lines, sum): (u64, i128)) {
     let mut dice = Dice::new(u64::from(std::process::id()));
     let mut in_flight = 0;
     let mut starts = 0;
@@ -146,14 +141,14 @@ fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
         starts += 1;
         assert!(starts < 40, "it never gets done");
         let mut child =
-            bench.start("online-retail.toml", input.to_str().unwrap(), &["--batch-records", "200"]);
+            bench.start("online-retail.toml", input.to_str().unwrap(), &["--batch-records", batch]);
         let patience = u64::try_from(dice.between(1_200, 3_500)).unwrap();
         sleep(Duration::from_millis(patience));
         if in_flight < 3 && child.try_wait().unwrap().is_none() {
             child.kill().unwrap();
             child.wait().unwrap();
-            let (stable, all) =
-                (bench.ends(Isolation::ReadCommitted), bench.ends(Isolation::ReadUncommitted));
+            let stable = bench.ends(Isolation::ReadCommitted);
+            let all = bench.ends(Isolation::ReadUncommitted);
             println!("killed after {patience} ms at offsets {stable:?}, open up to {all:?}");
             in_flight += i32::from(stable != all);
             continue;
@@ -163,13 +158,55 @@ fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
     }
     assert_eq!(in_flight, 3, "too few kills hit an open transaction");
     let records = bench.read();
-    let (ids, sum) = balance(&records);
-    assert_eq!(records.len() as u64, totals.lines);
-    assert_eq!(ids.len() as u64, totals.lines);
-    assert_eq!(sum, totals.sum_thousandths);
+    let (ids, found) = balance(&records);
+    assert_eq!((records.len() as u64, ids.len() as u64), (lines, lines));
+    assert_eq!(found, sum);
+}
+
+#[test]
+fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
+    let Some(bench) = Bench::set_up("kill") else { return };
+    let mut csv = Vec::new();
+    let totals = lookalike::write_csv(60_000, 3, &mut csv).unwrap();
+    let input = bench.folder.join("shop.csv.gz");
+    fs::write(&input, gzip(&csv)).unwrap();
+    kill_until_done(&bench, &input, "200", (totals.lines, totals.sum_thousandths));
     // Once more: nothing happens.
     assert_eq!(bench.run("online-retail.toml", &input, &[]), 0);
     assert_eq!(bench.read().len() as u64, totals.lines);
+}
+
+#[test]
+fn online_retail_arrives_whole_however_often_it_is_killed() {
+    let folder = std::env::var_os("CAUDAL_DATA").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        PathBuf::from,
+    );
+    let input = folder.join("online-retail/online_retail.csv.gz");
+    if !input.exists() {
+        println!("skipped: needs ../shared/data/online-retail");
+        return;
+    }
+    let Some(bench) = Bench::set_up("retail") else { return };
+    kill_until_done(&bench, &input, "3000", (541_909, 9_747_747_934));
+}
+
+#[test]
+fn a_second_producer_of_the_same_source_fences_the_first() {
+    let Some(bench) = Bench::set_up("fence") else { return };
+    let mut csv = Vec::new();
+    let totals = lookalike::write_csv(20_000, 5, &mut csv).unwrap();
+    let input = bench.folder.join("shop.csv");
+    fs::write(&input, csv).unwrap();
+    let path = input.to_str().unwrap();
+    let slow = ["--rate", "2000", "--commit-interval-ms", "20"];
+    let mut first = bench.start("online-retail.toml", path, &slow);
+    sleep(Duration::from_secs(4));
+    assert_eq!(bench.run("online-retail.toml", &input, &[]), 0);
+    assert_eq!(first.wait().unwrap().code(), Some(1));
+    let (ids, sum) = balance(&bench.read());
+    assert_eq!(ids.len() as u64, totals.lines);
+    assert_eq!(sum, totals.sum_thousandths);
 }
 
 #[test]

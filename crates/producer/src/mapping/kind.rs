@@ -49,7 +49,7 @@ fn kind(text: &str) -> Result<Kind> {
 /// # Errors
 /// `Usage` when there is not exactly one of column and rules, or a rule makes no sense.
 pub fn check(spec: &KindSpec) -> Result<()> {
-    if spec.column.is_some() == !spec.rules.is_empty() {
+    if spec.column.is_some() != spec.rules.is_empty() {
         return Err(usage("[kind]: exactly one of column and rules is needed".into()));
     }
     spec.values.values().try_for_each(|v| kind(v).map(|_| ()))?;

@@ -56,23 +56,23 @@ pub fn expand(patterns: &[String], format: Format) -> Result<Vec<Input>> {
 
 fn expand_one(pattern: &str, format: Format) -> Result<Vec<PathBuf>> {
     let path = Path::new(pattern);
-    if path.is_file() {
+    if path.is_dir() {
+        return list(path, pattern, |name| is_of_format(name, format));
+    }
+    let last = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    // A named pipe is no file, and can be read all the same.
+    if path.exists() {
         return Ok(vec![path.to_owned()]);
     }
-    let (folder, wanted): (&Path, Box<dyn Fn(&str) -> bool>) = if path.is_dir() {
-        (path, Box::new(move |name| is_of_format(name, format)))
-    } else {
-        let last = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-        if !last.contains(['*', '?']) {
-            // A named pipe is neither file nor folder, and can be read all the same.
-            if path.exists() {
-                return Ok(vec![path.to_owned()]);
-            }
-            return Err(Usage(format!("input {pattern}: no such file or folder")).into());
-        }
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-        (parent.unwrap_or(Path::new(".")), Box::new(move |name| matches(&last, name)))
-    };
+    if !last.contains(['*', '?']) {
+        return Err(Usage(format!("input {pattern}: no such file or folder")).into());
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    list(parent.unwrap_or(Path::new(".")), pattern, |name| matches(last, name))
+}
+
+/// The files of a folder whose names are wanted and not hidden; at least one.
+fn list(folder: &Path, pattern: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let entries = fs::read_dir(folder)
         .map_err(|e| Usage(format!("input {pattern}: cannot list {}: {e}", folder.display())))?;
