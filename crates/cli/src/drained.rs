@@ -55,6 +55,18 @@ pub async fn wait(
     }
 }
 
+/// `caudal drained`, on the native stack.
+///
+/// # Errors
+/// As [`wait`].
+pub async fn run(patience_s: u64) -> Result<()> {
+    let stack = caudal_stack::Stack::open()?;
+    let kafka = Kafka::plain(&stack.bootstrap_servers());
+    wait(&kafka, &stack.database_url(), Duration::from_secs(patience_s), || Ok(())).await?;
+    println!("drained");
+    Ok(())
+}
+
 type Positions = BTreeMap<&'static str, BTreeMap<i32, i64>>;
 
 /// Next offsets: of the processor's inputs from its group, of the sink's from its table.

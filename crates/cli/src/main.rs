@@ -39,6 +39,12 @@ enum Command {
         #[arg(long, required = true)]
         yes: bool,
     },
+    /// Wait until the processor has committed and the sink stored all that is in Kafka
+    Drained {
+        /// Give up when nothing has moved for so many seconds
+        #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+        patience: u64,
+    },
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
 }
@@ -50,6 +56,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Services(command) => services::run(&command),
         Command::Demo(args) => demo::run(&args).await,
         Command::Reset { .. } => demo::reset_stack().await,
+        Command::Drained { patience } => drained::run(patience).await,
         Command::Sql(args) => sql::run(&args).await,
     }
 }

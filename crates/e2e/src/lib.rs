@@ -1,1 +1,11 @@
-//! caudal-e2e
+//! End-to-end and fault tests on a real stack: spawns the binaries that users run, kills them in
+//! mid-work, and compares what comes out with what went in.
+//!
+//! The tests need a stack of their own, given by `CAUDAL_TEST_HOME` and `CAUDAL_PORT_OFFSET`
+//! (`make test` starts one). Without it they print that they were skipped.
+
+pub mod expectation;
+pub mod fault;
+pub mod flight;
+pub mod pipeline;
+pub mod query;

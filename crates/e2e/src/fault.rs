@@ -1,0 +1,116 @@
+//! Faults, each with proof that it hit work in flight.
+
+use crate::flight::{OpenTxns, open_db_tx};
+use crate::pipeline::Service;
+use anyhow::{Context as _, Result, bail, ensure};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long to look for a moment with work in flight.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Random moments, from a seed that is printed.
+pub struct Moments {
+    random: ChaCha8Rng,
+}
+
+impl Moments {
+    /// From `CAUDAL_SEED`, else from the clock; printed, so that a run can be repeated.
+    #[must_use]
+    pub fn seeded() -> Moments {
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let seed = std::env::var("CAUDAL_SEED").ok().and_then(|text| text.parse().ok());
+        let seed: u64 = seed.unwrap_or_else(|| clock.map_or(1, |d| d.as_secs()));
+        println!("CAUDAL_SEED={seed}");
+        Moments { random: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// Waits for a random time up to `limit`.
+    pub fn wait(&mut self, limit: Duration) {
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(1000);
+        std::thread::sleep(Duration::from_millis(self.random.gen_range(0..=limit)));
+    }
+}
+
+/// Sends a signal by its name.
+///
+/// # Errors
+/// When the process is gone.
+pub fn signal(pid: u32, name: &str) -> Result<()> {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status()?;
+    ensure!(status.success(), "cannot send {name} to {pid}");
+    Ok(())
+}
+
+/// What was in flight when a process was killed.
+pub enum Work<'a> {
+    /// An open Kafka transaction in a topic that the process writes.
+    Txn(&'a OpenTxns),
+    /// An open transaction of the sink in PostgreSQL.
+    DbTx(&'a str),
+}
+
+impl Work<'_> {
+    fn find(&self) -> Result<Option<String>> {
+        match self {
+            Work::Txn(open) => Ok(open.find()?.map(|txn| format!("{txn:?}"))),
+            Work::DbTx(url) => open_db_tx(url),
+        }
+    }
+}
+
+/// Kills a service at a random moment at which it has work in flight: waits, freezes it (SIGSTOP),
+/// looks, and kills it (SIGKILL) if something is open; else lets it go on and tries again.
+/// Prints and gives what was in flight.
+///
+/// # Errors
+/// When no such moment came, or the service ended by itself: the run proves nothing.
+pub fn kill_in_flight(
+    service: &mut Service,
+    work: &Work<'_>,
+    moments: &mut Moments,
+) -> Result<String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        moments.wait(Duration::from_millis(1500));
+        if let Some(status) = service.ended()? {
+            bail!(
+                "the service ended by itself ({status}) before it could be killed: nothing was in flight; log {}",
+                service.log.display()
+            );
+        }
+        signal(service.pid(), "STOP")?;
+        let found = work.find();
+        if let Ok(Some(found)) = found {
+            service.kill()?;
+            println!("killed with work in flight: {found}");
+            return Ok(found);
+        }
+        signal(service.pid(), "CONT")?;
+        found?;
+        ensure!(
+            Instant::now() < until,
+            "no work was in flight for {} s: the fault would hit nothing",
+            PATIENCE.as_secs()
+        );
+    }
+}
+
+/// Waits until `done`.
+///
+/// # Errors
+/// When it takes longer than `limit`.
+pub fn wait_until(
+    what: &str,
+    limit: Duration,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let until = Instant::now() + limit;
+    while !done().with_context(|| what.to_owned())? {
+        ensure!(Instant::now() < until, "{what}: not within {} s", limit.as_secs());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}

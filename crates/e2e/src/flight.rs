@@ -1,0 +1,75 @@
+//! Whether work is in flight: an open Kafka transaction, or an open transaction in PostgreSQL.
+
+use crate::query;
+use anyhow::Result;
+use caudal_kafka::Kafka;
+use caudal_kafka::args::Isolation;
+use caudal_kafka::offsets::Offsets;
+
+/// Sees open transactions of a topic: the last stable offset stays behind the high watermark.
+pub struct OpenTxns {
+    stable: Offsets,
+    all: Offsets,
+    topic: &'static str,
+    partitions: i32,
+}
+
+/// A partition with an open transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTxn {
+    /// topic-partition.
+    pub partition: String,
+    /// Last stable offset.
+    pub stable: i64,
+    /// High watermark.
+    pub end: i64,
+}
+
+impl OpenTxns {
+    /// Of a topic.
+    ///
+    /// # Errors
+    /// When the topic cannot be seen.
+    pub fn of(kafka: &Kafka, topic: &'static str) -> Result<OpenTxns> {
+        let all = Offsets::connect(kafka, Isolation::ReadUncommitted, "caudal-e2e")?;
+        let partitions = all.partitions(topic)?;
+        let stable = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-e2e")?;
+        Ok(OpenTxns { stable, all, topic, partitions })
+    }
+
+    /// A partition with records of a transaction that has not ended.
+    ///
+    /// # Errors
+    /// When a partition's leader does not answer.
+    pub fn find(&self) -> Result<Option<OpenTxn>> {
+        for p in 0..self.partitions {
+            let (_, end) = self.all.watermarks(self.topic, p)?;
+            let (_, stable) = self.stable.watermarks(self.topic, p)?;
+            if stable < end {
+                return Ok(Some(OpenTxn { partition: format!("{}-{p}", self.topic), stable, end }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sum of the ends: how far the topic has come.
+    ///
+    /// # Errors
+    /// When a partition's leader does not answer.
+    pub fn total(&self) -> Result<i64> {
+        (0..self.partitions).map(|p| Ok(self.all.watermarks(self.topic, p)?.1)).sum()
+    }
+}
+
+/// The sink's open transaction in PostgreSQL that has written something, as text.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub fn open_db_tx(database_url: &str) -> Result<Option<String>> {
+    let found = query::texts(
+        database_url,
+        "SELECT format('%s, %s, since %s', state, left(query, 40), clock_timestamp() - xact_start) \
+         FROM pg_stat_activity WHERE application_name LIKE 'caudal-sink%' AND backend_xid IS NOT NULL",
+    )?;
+    Ok(found.into_iter().next())
+}
