@@ -1,5 +1,6 @@
 //! `--until-caught-up`: whether everything that the topics held at the start is stored.
 
+use crate::postgres::Position;
 use crate::store::Database;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::log_reader::{Event, LogReader};
@@ -7,7 +8,12 @@ use caudal_kafka::offsets::Offsets;
 use caudal_kafka::{Kafka, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Length of one step of reading.
+const SLICE: Duration = Duration::from_millis(50);
+
+type Positions = BTreeMap<TopicPartition, Position>;
 
 /// The ends at the start, and what is not proven yet to be stored.
 pub struct CaughtUp {
@@ -59,40 +65,81 @@ impl CaughtUp {
         if self.ends.keys().any(|at| !stored.contains_key(at)) {
             return Ok(false);
         }
+        let mut proofs = Vec::new();
         for topic in topics {
-            let mut reader = LogReader::connect(&self.kafka, &topic)?;
-            let mut ends = BTreeMap::new();
-            self.ends.retain(|at, end| {
-                let Some(position) = stored.get(at).filter(|_| *at.0 == *topic) else {
-                    return true;
-                };
-                if position.next_offset >= *end {
-                    return false;
-                }
-                reader.add(at.1, Some(position.next_offset));
-                ends.insert(at.1, *end);
-                true
-            });
-            let mut proven = BTreeSet::new();
-            let mut seen = BTreeSet::new();
-            reader.step(patience, |event| -> caudal_kafka::Result<()> {
-                match event {
-                    Event::Record(record) => {
-                        let beyond =
-                            ends.get(&record.partition).is_some_and(|e| record.offset >= *e);
-                        if seen.insert(record.partition) && beyond {
-                            proven.insert(record.partition);
-                        }
-                    }
-                    Event::End(partition) if !seen.contains(&partition) => {
-                        proven.insert(partition);
-                    }
-                    Event::End(_) => {}
-                }
-                Ok(())
-            })?;
-            self.ends.retain(|at, _| *at.0 != *topic || !proven.contains(&at.1));
+            let behind = self.behind(&topic, &stored);
+            if !behind.is_empty() {
+                proofs.push(Proof::begin(&self.kafka, &topic, behind)?);
+            }
+        }
+        // In turns: each spends most of its time waiting for brokers.
+        let until = Instant::now() + patience;
+        while proofs.iter().any(|proof| !proof.is_told()) && Instant::now() < until {
+            for proof in proofs.iter_mut().filter(|proof| !proof.is_told()) {
+                proof.step()?;
+            }
+        }
+        for proof in proofs {
+            self.ends.retain(|at, _| *at.0 != *proof.topic || proof.told.get(&at.1) != Some(&true));
         }
         Ok(self.ends.is_empty())
+    }
+
+    /// Drops the partitions of a topic whose position says it all; of the others, partition →
+    /// (position, end).
+    fn behind(&mut self, topic: &str, stored: &Positions) -> BTreeMap<i32, (i64, i64)> {
+        let mut behind = BTreeMap::new();
+        self.ends.retain(|at, end| {
+            let Some(position) = stored.get(at).filter(|_| *at.0 == *topic) else { return true };
+            if position.next_offset >= *end {
+                return false;
+            }
+            behind.insert(at.1, (position.next_offset, *end));
+            true
+        });
+        behind
+    }
+}
+
+/// Looks for the next record of a topic's partitions.
+struct Proof {
+    topic: String,
+    reader: LogReader,
+    /// Partition → (position, end).
+    behind: BTreeMap<i32, (i64, i64)>,
+    /// Partition → whether its first event says that it is caught up.
+    told: BTreeMap<i32, bool>,
+}
+
+impl Proof {
+    fn begin(
+        kafka: &Kafka,
+        topic: &str,
+        behind: BTreeMap<i32, (i64, i64)>,
+    ) -> caudal_kafka::Result<Proof> {
+        let mut reader = LogReader::connect(kafka, topic)?;
+        for (partition, (next, _)) in &behind {
+            reader.add(*partition, Some(*next));
+        }
+        Ok(Proof { topic: topic.to_owned(), reader, behind, told: BTreeMap::new() })
+    }
+
+    fn is_told(&self) -> bool {
+        self.told.len() == self.behind.len()
+    }
+
+    fn step(&mut self) -> caudal_kafka::Result<()> {
+        let Proof { reader, behind, told, .. } = self;
+        reader.step(SLICE, |event| {
+            let (partition, proof) = match event {
+                Event::End(partition) => (partition, true),
+                Event::Record(record) => {
+                    let end = behind.get(&record.partition).map_or(0, |(_, end)| *end);
+                    (record.partition, record.offset >= end)
+                }
+            };
+            told.entry(partition).or_insert(proof);
+            Ok(())
+        })
     }
 }

@@ -35,10 +35,11 @@ pub struct Position {
 pub fn options(database_url: &str) -> Result<PgConnectOptions, Fault> {
     let settings = [
         // A statement of ours takes milliseconds; these end what hangs, and the batch is tried
-        // again. A process that was stopped inside its db_tx loses session and locks.
+        // again. A process that was stopped inside its db_tx loses session and locks, so that its
+        // successor's claim waits for them no longer than this.
         ("statement_timeout", "30s"),
         ("lock_timeout", "10s"),
-        ("idle_in_transaction_session_timeout", "30s"),
+        ("idle_in_transaction_session_timeout", "10s"),
         // A commit that the server confirms is on its disk: Kafka's copy may expire.
         ("synchronous_commit", "on"),
         ("TimeZone", "UTC"),

@@ -189,7 +189,7 @@ impl Sink {
             let batch = self.consumer.gather(&self.limits, Instant::now() + self.linger)?;
             self.follow(&batch.changes);
             self.claim_waiting()?;
-            let idle = batch.records.is_empty();
+            let idle = batch.records.is_empty() && batch.changes.is_empty();
             self.store(batch.records)?;
             if idle && self.has_caught_up()? {
                 tracing::info!("caught up");
@@ -418,6 +418,9 @@ impl Sink {
 
     fn has_caught_up(&mut self) -> anyhow::Result<bool> {
         let Some(caught_up) = &mut self.caught_up else { return Ok(false) };
+        if !self.waiting.is_empty() {
+            return Ok(false);
+        }
         caught_up.is_proven(&mut self.database, Duration::from_secs(2))
     }
 }
