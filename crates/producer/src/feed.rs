@@ -21,7 +21,7 @@ const CHUNK_RECORDS: usize = 500;
 const CHUNK_BYTES: usize = 1 << 20;
 const CHUNKS: usize = 16;
 /// A paced reader wakes up at most this often.
-const PACE_STEP: Duration = Duration::from_millis(5);
+const PACE_STEP: Duration = Duration::from_millis(2);
 
 /// What to read.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub enum Message {
     },
     /// Records in order, and the position after them.
     Chunk(Chunk),
+    /// Every input was read to its end; nothing more comes.
+    Ended,
 }
 
 /// Records in order, and the position after them.
@@ -131,9 +133,14 @@ impl Reader {
                 self.read(source, self.chunk_records)
             }
         };
-        if let Err(Stop::Failed(error)) = result {
+        let last = match result {
+            Ok(()) => Some(Ok(Message::Ended)),
+            Err(Stop::Failed(error)) => Some(Err(error)),
+            Err(Stop::Gone) => None,
+        };
+        if let Some(last) = last {
             // Where the receiver has gone too, nobody needs to know.
-            self.sender.send(Err(error)).ok();
+            self.sender.send(last).ok();
         }
     }
 
@@ -245,7 +252,7 @@ impl Pace {
         let nanos = u128::from(self.count) * 1_000_000_000 / u128::from(self.rate);
         let due = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         let ahead = due.saturating_sub(elapsed);
-        // Not ahead by a whole step: send on, and sleep less often.
-        (ahead >= PACE_STEP.min(Duration::from_nanos(1_000_000_000 / self.rate))).then_some(ahead)
+        // Rather a burst that is late by a step than a wake-up per record.
+        (!ahead.is_zero()).then(|| ahead.max(PACE_STEP))
     }
 }

@@ -11,7 +11,7 @@ use crate::report::Report;
 use crate::schemas;
 use crate::source::envelope::Envelope;
 use crate::source::{generated, inputs};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use caudal_core::outbox::OutRecord;
 use caudal_core::schema::Schemas;
 use caudal_core::time::{SECOND, parse_rfc3339};
@@ -134,6 +134,7 @@ pub fn run(
         records,
         interval: Duration::from_millis(args.commit_interval_ms),
         held: None,
+        ended: false,
     };
     let result = sending.run();
     let mut summary = sending.summary;
@@ -196,6 +197,8 @@ struct Sending<'a> {
     interval: Duration,
     /// A chunk that did not fit the last batch.
     held: Option<Chunk>,
+    /// Whether the reader has said that nothing more comes.
+    ended: bool,
 }
 
 /// What a wait for the reader brought.
@@ -260,12 +263,19 @@ impl Sending<'_> {
                 self.summary.inputs.insert(from.file.clone(), *from);
                 Ok(Next::Nothing)
             }
+            Ok(Ok(Message::Ended)) => {
+                self.ended = true;
+                Ok(Next::End)
+            }
             Ok(Err(error)) => {
                 self.report.clear();
                 Err(error)
             }
             Err(RecvTimeoutError::Timeout) => Ok(Next::Nothing),
-            Err(RecvTimeoutError::Disconnected) => Ok(Next::End),
+            Err(RecvTimeoutError::Disconnected) if self.ended => Ok(Next::End),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(anyhow!("the reader ended without a word; start again, it goes on there"))
+            }
         }
     }
 

@@ -13,9 +13,10 @@ use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
 use caudal_producer::generate::Dice;
 use caudal_producer::lookalike;
+use caudal_producer::source::records::MAX_RECORD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -48,7 +49,8 @@ impl Bench {
             name: bench.name.clone(),
             partitions: PARTITIONS,
             replication: 3,
-            config: BTreeMap::new(),
+            // As config/topics.toml declares it for transacciones.
+            config: [("max.message.bytes".to_owned(), "1048576".to_owned())].into(),
         };
         bench.admin().create(&topic).unwrap();
         sleep(Duration::from_secs(1));
@@ -233,6 +235,40 @@ fn a_truncated_gzip_goes_on_when_it_is_whole_and_a_changed_file_is_refused() {
     let (ids, sum) = balance(&bench.read());
     assert_eq!(ids.len() as u64, totals.lines);
     assert_eq!(sum, totals.sum_thousandths);
+}
+
+#[test]
+fn the_largest_line_fits_and_a_larger_one_goes_on_as_its_head() {
+    let Some(bench) = Bench::set_up("large") else { return };
+    let mut dice = Dice::new(1);
+    // Bytes that do not compress.
+    let mut noise = |length: usize| -> Vec<u8> {
+        (0..length).map(|_| u8::try_from(dice.between(128, 255)).unwrap()).collect()
+    };
+    let data = [noise(MAX_RECORD - 1), noise(MAX_RECORD)].join(&b'\n');
+    let data = [data, noise(10), noise(3 * MAX_RECORD)].join(&b'\n');
+    let input = bench.folder.join("noise.ndjson");
+    fs::write(&input, data).unwrap();
+    assert_eq!(bench.run("ndjson.toml", &input, &[]), 0);
+    let mut found: Vec<(String, usize)> = bench
+        .read()
+        .iter()
+        .map(|r| {
+            let line = r.header(headers::LINE).unwrap().to_owned();
+            (line + " " + r.header(headers::REASON).unwrap(), r.value.as_ref().unwrap().len())
+        })
+        .collect();
+    found.sort();
+    let line = |n: u32, reason: &str, length| (format!("noise.ndjson:{n} {reason}"), length);
+    assert_eq!(
+        found,
+        [
+            line(1, "malformed", MAX_RECORD - 1),
+            line(2, "too_large", 64 << 10),
+            line(3, "malformed", 10),
+            line(4, "too_large", 64 << 10),
+        ]
+    );
 }
 
 #[test]

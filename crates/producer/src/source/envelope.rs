@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Of a line that is too large, this many bytes go on.
 pub const LARGE_HEAD: usize = 64 << 10;
+/// Most bytes of a message in a header.
+const MESSAGE: usize = 1_000;
 
 /// Makes records for one topic.
 #[derive(Debug, Clone)]
@@ -36,9 +38,10 @@ impl Envelope {
     /// (`<file>:<line>`), with the reason in headers.
     #[must_use]
     pub fn unmappable(&self, raw: &[u8], place: &str, rejection: &Rejection) -> OutRecord {
+        let message = clear_message(rejection);
         let headers = vec![
             (headers::REASON, rejection.reason.as_str().into()),
-            (headers::ERROR_MESSAGE, mask_card_numbers(&rejection.message).as_bytes().to_vec()),
+            (headers::ERROR_MESSAGE, message.into_bytes()),
             (headers::LINE, place.into()),
         ];
         self.record(place.into(), Some(mask_bytes(raw)), headers)
@@ -71,6 +74,18 @@ impl Envelope {
         let partition = partition_of(&key, self.partitions);
         OutRecord { topic: Arc::clone(&self.topic), partition, key: Some(key), value, headers }
     }
+}
+
+/// What a rejection says, with card numbers masked and at most [`MESSAGE`] bytes long: it may
+/// quote the line.
+#[must_use]
+pub fn clear_message(rejection: &Rejection) -> String {
+    let mut message = mask_card_numbers(&rejection.message).into_owned();
+    if message.len() > MESSAGE {
+        message.truncate(message.floor_char_boundary(MESSAGE));
+        message.push('…');
+    }
+    message
 }
 
 /// Card numbers masked, every other byte as it was, UTF-8 or not.

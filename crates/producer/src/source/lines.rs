@@ -1,7 +1,7 @@
 //! One file or stream as records for Kafka, from any committed position on.
 
 use super::Source;
-use super::envelope::Envelope;
+use super::envelope::{Envelope, clear_message};
 use super::inputs::Meter;
 use super::records::{MAX_RECORD, Position, RawRecord, Records, hex};
 use crate::mapping::Mapping;
@@ -15,9 +15,12 @@ use caudal_core::money::SumOverflow;
 use caudal_core::outbox::OutRecord;
 use caudal_core::reject::{Reason, Rejection};
 use caudal_core::transaction::Transaction;
-use caudal_core::validate::validate;
+use caudal_core::validate::{MAX_NAME, validate};
 use caudal_service::exit::{Halt, Usage};
 use std::io::BufRead;
+
+/// So many unmappable lines of an input are logged, as examples; all of them are counted.
+const EXAMPLES: u64 = 5;
 
 /// A file or stream that is read line by line.
 pub struct Lines<R> {
@@ -48,6 +51,14 @@ impl<R: BufRead> Lines<R> {
         input: R,
         meter: Meter,
     ) -> Result<Lines<R>> {
+        let coordinates = format!("{source}/{file}");
+        if coordinates.chars().count() > MAX_NAME {
+            let message =
+                format!("input {file}: {coordinates:?} has more than {MAX_NAME} characters");
+            return Err(
+                Usage(format!("{message}; rename the file, or take a shorter --source")).into()
+            );
+        }
         let records = Records::new(input, mapping.format, &mapping.csv)
             .with_context(|| format!("cannot read {file}"))?;
         let mut lines = Lines {
@@ -55,7 +66,7 @@ impl<R: BufRead> Lines<R> {
             envelope,
             source: source.to_owned(),
             file: file.to_owned(),
-            coordinates: format!("{source}/{file}"),
+            coordinates,
             records,
             mapper: None,
             raw: RawRecord::default(),
@@ -150,6 +161,10 @@ impl<R: BufRead> Source for Lines<R> {
             Err(rejection) => {
                 self.tally.unmappable += 1;
                 let place = format!("{}:{}", self.file, raw.line);
+                if self.tally.unmappable <= EXAMPLES {
+                    let (reason, why) = (rejection.reason, clear_message(&rejection));
+                    tracing::warn!("{place} cannot be mapped ({reason}: {why}); sent as it is");
+                }
                 let record = match raw.digest {
                     Some(digest) => {
                         let whole = (hex(&digest), raw.size);

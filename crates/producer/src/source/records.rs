@@ -5,8 +5,9 @@ use csv_core::{ReadRecordResult as Step, Reader as CsvReader, ReaderBuilder};
 use sha2::{Digest as _, Sha256};
 use std::io::{self, BufRead, Chain, Cursor, Read as _};
 
-/// Longest record that is kept whole, in bytes: Kafka's own limit for one record.
-pub const MAX_RECORD: usize = 1 << 20;
+/// Longest line that is kept whole, in bytes: the topic's limit of 1 MiB for one record, less 16 KiB
+/// for key, headers and framing, even where nothing can be compressed.
+pub const MAX_RECORD: usize = (1 << 20) - (16 << 10);
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
