@@ -23,6 +23,7 @@ pub mod migrations;
 pub mod postgres;
 pub mod run;
 pub mod store;
+pub mod watchdog;
 pub mod write;
 
 pub use migrations::migrate;

@@ -67,6 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if counted.is_none() {
         return Ok(());
     }
+    outside.readiness.not_ready("joining the group");
     let caught_up = match args.until_caught_up {
         true => outside.patiently("Kafka", || CaughtUp::capture(&kafka, &topics))?,
         false => None,
@@ -89,6 +90,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         accept_gap: args.accept_gap,
         owned: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        joined: false,
         outage: None,
     };
     let done = sink.run();
@@ -179,6 +181,8 @@ struct Sink {
     owned: BTreeMap<TopicPartition, Position>,
     /// Assigned, paused, and to be claimed at that time.
     waiting: BTreeMap<TopicPartition, Instant>,
+    /// Whether the group has spoken.
+    joined: bool,
     /// Why batches cannot be stored at present.
     outage: Option<String>,
 }
@@ -201,6 +205,7 @@ impl Sink {
     }
 
     fn follow(&mut self, changes: &[Change]) {
+        self.joined |= !changes.is_empty();
         for change in changes {
             match change {
                 Change::Assigned(partitions) => {
@@ -221,6 +226,9 @@ impl Sink {
     }
 
     fn show_partitions(&self) {
+        if !self.joined {
+            return;
+        }
         let count = i64::try_from(self.owned.len()).unwrap_or(i64::MAX);
         self.outside.metrics.partitions.set(count);
         if let Some(outage) = &self.outage {
@@ -267,13 +275,17 @@ impl Sink {
     }
 
     fn claim(&mut self, at: &TopicPartition) -> anyhow::Result<Position> {
-        let (first, end) = self.offsets.watermarks(&at.0, at.1)?;
         let claimed = match self.database.claim(at, None)? {
             Some(position) => Some(position),
-            None => self.database.claim(at, Some(first))?,
+            None => {
+                let (first, _) = self.offsets.watermarks(&at.0, at.1)?;
+                self.database.claim(at, Some(first))?
+            }
         };
         let position =
             claimed.ok_or_else(|| Fault::stop("sink_offsets did not give back the row it took"))?;
+        // Asked after the claim: before it, another sink could have stored beyond this end.
+        let (first, end) = self.offsets.watermarks(&at.0, at.1)?;
         let from = self.checked_start(at, &position, first, end)?;
         self.consumer.start(at, from).map_err(NotStarted)?;
         Ok(position)

@@ -15,6 +15,7 @@ use crate::dead_letter;
 use crate::fault::{Action, Fault};
 use crate::ledger::Fate;
 use crate::postgres::{self, Position};
+use crate::watchdog::Watchdog;
 use crate::write;
 use caudal_kafka::TopicPartition;
 use sqlx::Executor as _;
@@ -111,13 +112,14 @@ pub struct Database {
     staging_batches: u32,
     /// What a COMMIT without an answer would have stored.
     in_doubt: Option<Stored>,
+    watchdog: Watchdog,
 }
 
 impl Database {
     /// A database that is not connected yet.
     ///
     /// # Errors
-    /// When the URL cannot be read.
+    /// When the URL cannot be read, or the system has no resources.
     pub fn new(database_url: &str) -> Result<Database, Fault> {
         Ok(Database {
             options: postgres::options(database_url)?,
@@ -125,6 +127,8 @@ impl Database {
             session: None,
             staging_batches: 0,
             in_doubt: None,
+            watchdog: Watchdog::start()
+                .map_err(|e| Fault::stop(format!("cannot start a thread: {e}")))?,
         })
     }
 
@@ -168,8 +172,9 @@ impl Database {
         &mut self,
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let Database { runtime, options, session, .. } = self;
-        let result = runtime.block_on(async { work(connected(session, options).await?).await });
+        let Database { runtime, options, session, watchdog, .. } = self;
+        let result = watchdog
+            .call(|| runtime.block_on(async { work(connected(session, options).await?).await }));
         if result.as_ref().is_err_and(|fault| fault.disconnected) {
             self.session = None;
         }
@@ -218,11 +223,13 @@ impl Database {
     }
 
     fn attempt(&mut self, batch: &Batch, care: Care) -> Result<Stored, Failure> {
-        let Database { runtime, options, session, .. } = self;
-        let written = runtime.block_on(async {
-            let session = connected(session, options).await?;
-            create_staging(session, batch, care).await?;
-            write_batch(&mut session.connection, batch, care).await
+        let Database { runtime, options, session, watchdog, .. } = self;
+        let written = watchdog.call(|| {
+            runtime.block_on(async {
+                let session = connected(session, options).await?;
+                create_staging(session, batch, care).await?;
+                write_batch(&mut session.connection, batch, care).await
+            })
         });
         if !matches!(written, Ok(Progress::Written(_))) {
             self.abandon(matches!(&written, Err(Failure::Fault(fault)) if fault.disconnected));
@@ -237,13 +244,13 @@ impl Database {
             Err(failure) => return Err(failure),
         };
         self.in_doubt = None;
-        let Database { runtime, session: Some(session), .. } = self else {
+        let Database { runtime, session: Some(session), watchdog, .. } = self else {
             return Err(Failure::Halt("no session after a batch was written".into()));
         };
         // sqlx does not show COMMIT's tag, and a failed db_tx answers COMMIT with ROLLBACK and no
         // error. It cannot have failed: the statement before was the counted UPDATE of the
         // positions, which a failed db_tx would have refused (25P02).
-        match runtime.block_on(session.connection.execute("COMMIT")) {
+        match watchdog.call(|| runtime.block_on(session.connection.execute("COMMIT"))) {
             Ok(_) => Ok(stored),
             Err(error) => {
                 // Stored or not, nobody knows: the next attempt's locking read will tell.
@@ -258,10 +265,10 @@ impl Database {
 impl Database {
     /// Ends the db_tx without storing anything: by ROLLBACK, or with the session where that fails.
     fn abandon(&mut self, disconnected: bool) {
-        let Database { runtime, session, .. } = self;
+        let Database { runtime, session, watchdog, .. } = self;
         let rolled_back = match session {
             Some(session) if !disconnected => {
-                runtime.block_on(session.connection.execute("ROLLBACK")).is_ok()
+                watchdog.call(|| runtime.block_on(session.connection.execute("ROLLBACK"))).is_ok()
             }
             _ => false,
         };

@@ -340,3 +340,20 @@ fn two_sinks_of_one_database_share_the_partitions() {
     writing.join().unwrap();
     assert_eq!(db.count("transactions"), 200);
 }
+
+#[test]
+fn many_poison_rows_are_isolated_in_reasonable_time() {
+    let Some(mut db) = Scratch::create() else { return };
+    db.run("ALTER TABLE transactions ADD CHECK (amount <> 6.66)");
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    let mut records = valids(0, 0..5000);
+    for offset in (0..5000).step_by(100) {
+        let id = format!("t{offset}");
+        records[usize::try_from(offset).unwrap()] = valid(offset, &transaction(&id, 666));
+    }
+    let begun = std::time::Instant::now();
+    let stored = sink.store(&records).unwrap();
+    println!("5,000 rows with 50 poison rows: {:?}", begun.elapsed());
+    assert_eq!((stored.rows["transactions"], stored.dead["constraint"]), (4950, 50));
+    assert_eq!((db.count("transactions"), db.count("dead_letters")), (4950, 50));
+}
