@@ -9,20 +9,21 @@ use sqlx::{Column as _, Connection as _, PgConnection, Row as _, ValueRef as _};
 pub struct SqlArgs {
     /// A statement, or several separated by semicolons
     statement: String,
-    /// PostgreSQL, postgres://user:password@host:port/database
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, default_value = DATABASE_URL)]
-    database_url: String,
+    /// PostgreSQL, postgres://user:password@host:port/database [default: the native stack's]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
 }
-
-/// Of the native stack.
-pub const DATABASE_URL: &str = "postgres://caudal:caudal@localhost:15432/caudal";
 
 /// Runs the statement and prints its rows.
 ///
 /// # Errors
 /// What PostgreSQL says.
 pub async fn run(args: &SqlArgs) -> Result<()> {
-    let mut connection = PgConnection::connect(&args.database_url).await.context(
+    let url = match &args.database_url {
+        Some(url) => url.clone(),
+        None => caudal_stack::Stack::open()?.database_url(),
+    };
+    let mut connection = PgConnection::connect(&url).await.context(
         "cannot connect to PostgreSQL (--database-url); is the stack up? `caudal stack status`",
     )?;
     let rows = sqlx::raw_sql(&args.statement).fetch_all(&mut connection).await?;

@@ -79,6 +79,21 @@ impl Admin {
         Ok(topics)
     }
 
+    /// Broker id of a partition's leader; `None` while it has none.
+    ///
+    /// # Errors
+    /// When the cluster does not answer.
+    pub fn leader(&self, topic: &str, partition: i32) -> Result<Option<i32>> {
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(Some(topic), CALL)
+            .map_err(|e| Error::new(format!("cannot read the leaders of {topic}"), &e))?;
+        let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
+        let leader = partitions.filter(|p| p.id() == partition).map(|p| p.leader()).next();
+        Ok(leader.filter(|id| *id >= 0))
+    }
+
     fn read_configs(&self, topics: &mut BTreeMap<String, Topic>) -> Result<()> {
         let names: Vec<String> = topics.keys().cloned().collect();
         if names.is_empty() {
