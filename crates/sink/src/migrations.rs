@@ -39,16 +39,22 @@ pub fn migrate(database_url: &str) -> Result<Vec<&'static str>, Fault> {
 pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, Fault> {
     connection.execute("BEGIN").await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *connection).await?;
-    connection
-        .execute(
-            "CREATE TABLE IF NOT EXISTS caudal_migrations (
-                 number integer PRIMARY KEY,
-                 name text NOT NULL,
-                 sha256 text NOT NULL,
-                 applied_at timestamptz NOT NULL DEFAULT now()
-             )",
-        )
+    // Asked first: IF NOT EXISTS would need the right to create even where there is nothing to do.
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('caudal_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
         .await?;
+    if !exists {
+        connection
+            .execute(
+                "CREATE TABLE caudal_migrations (
+                     number integer PRIMARY KEY,
+                     name text NOT NULL,
+                     sha256 text NOT NULL,
+                     applied_at timestamptz NOT NULL DEFAULT now()
+                 )",
+            )
+            .await?;
+    }
     let rows = sqlx::query("SELECT number, name, sha256 FROM caudal_migrations ORDER BY number")
         .fetch_all(&mut *connection)
         .await?;

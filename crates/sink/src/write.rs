@@ -83,11 +83,30 @@ pub async fn through_staging(
     rows: &TableRows,
     fates: &mut [Fate],
 ) -> Result<(), Fault> {
-    let chosen: Vec<usize> = chosen(rows);
-    for (row, fate) in stage(connection, rows, &chosen).await? {
-        fates[rows.rows[row].record] = fate;
+    let mut groups = vec![chosen(rows)];
+    while let Some(group) = groups.pop() {
+        let corrections = stage(connection, rows, &group).await?;
+        groups.extend(correct(rows, corrections, fates));
     }
     Ok(())
+}
+
+/// Notes what the table said. Returns the groups to be tried next: rows of the batch that were
+/// compared with one that is in conflict with the table, and so is not there.
+fn correct(
+    rows: &TableRows,
+    corrections: Vec<(usize, Fate)>,
+    fates: &mut [Fate],
+) -> Vec<Vec<usize>> {
+    let mut groups = Vec::new();
+    for (row, fate) in corrections {
+        let conflict = fate == Fate::Conflict;
+        fates[rows.rows[row].record] = fate;
+        if conflict {
+            groups.extend(successors(rows, row, fates));
+        }
+    }
+    groups
 }
 
 fn chosen(rows: &TableRows) -> Vec<usize> {
@@ -110,9 +129,7 @@ pub async fn isolating(
         let fault = match stage(connection, rows, &group).await {
             Ok(corrections) => {
                 connection.execute("RELEASE SAVEPOINT caudal_group").await?;
-                for (row, fate) in corrections {
-                    fates[rows.rows[row].record] = fate;
-                }
+                groups.extend(correct(rows, corrections, fates));
                 continue;
             }
             // In this path a unique violation is of another index than the key's: poison too.
@@ -139,7 +156,7 @@ pub async fn isolating(
     Ok(())
 }
 
-/// The rows that were passed over in favour of a row that turned out to be poison, in the order
+/// The rows that were passed over in favour of a row that turned out not to be stored, in the order
 /// in which they are to be pushed (the last is popped first). To upsert: the value before, which
 /// leads on by itself. To append: all later ones, one by one, because each is to be compared with
 /// what the table has by then; they lead no further, or each would be tried again and again.

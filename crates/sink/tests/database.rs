@@ -90,6 +90,21 @@ fn the_same_ids_again_are_duplicates_or_conflicts() {
 }
 
 #[test]
+fn rows_of_a_batch_are_compared_with_what_the_table_has() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    sink.store(&[valid(0, &transaction("t", 100))]).unwrap();
+    // The second equals the first of its batch, but that one is not what is stored.
+    let units = [200, 200, 100, 300];
+    let records: Vec<_> =
+        (1..).zip(units).map(|(offset, units)| valid(offset, &transaction("t", units))).collect();
+    let stored = sink.store(&records).unwrap();
+    assert_eq!((stored.duplicates, stored.conflicts), (1, 3));
+    let dead = "SELECT string_agg(\"offset\"::text, ',' ORDER BY \"offset\") FROM dead_letters";
+    assert_eq!(db.text(dead), "1,2,4");
+}
+
+#[test]
 fn an_older_epoch_writes_nothing() {
     let Some(mut db) = Scratch::create() else { return };
     let mut zombie = db.writer().claiming(&[VALIDAS, "ventas_gold"]);
@@ -323,6 +338,26 @@ fn migrations_run_once_and_refuse_edits() {
     db.run("INSERT INTO caudal_migrations VALUES (9999, '9999_later', 'x')");
     db.run("DELETE FROM caudal_migrations WHERE number = 1");
     assert!(caudal_sink::migrate(&db.url).unwrap_err().text.contains("newer"));
+}
+
+#[test]
+fn a_role_without_the_right_to_create_can_run_the_sink() {
+    let Some(mut db) = Scratch::create() else { return };
+    let role = format!("caudal_sink_role_{}", std::process::id());
+    db.run(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'x';
+         GRANT SELECT ON caudal_migrations TO {role};
+         GRANT SELECT, INSERT, UPDATE ON sink_offsets, transactions, dead_letters TO {role}"
+    ));
+    let (_, rest) = db.url.split_once('@').unwrap();
+    let url = format!("postgres://{role}:x@{rest}");
+    assert!(caudal_sink::migrate(&url).unwrap().is_empty());
+    let mut sink = Sink::new(&url).claiming(&[VALIDAS]);
+    sink.store(&valids(0, 0..2)).unwrap();
+    sink.store(&valids(2, 1..3)).unwrap();
+    assert_eq!(db.count("transactions"), 3);
+    drop(sink);
+    db.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 #[test]
