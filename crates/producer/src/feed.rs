@@ -8,7 +8,7 @@ use crate::progress::{Progress, Standing};
 use crate::source::Source;
 use crate::source::envelope::Envelope;
 use crate::source::generated::GeneratedSource;
-use crate::source::inputs::{self, Input, Meter};
+use crate::source::inputs::{self, Input};
 use crate::source::lines::Lines;
 use anyhow::{Context as _, Result};
 use caudal_core::outbox::OutRecord;
@@ -44,11 +44,11 @@ pub enum Message {
     Opened {
         /// Where it goes on from.
         from: Box<Progress>,
-        /// How much of it was read.
-        meter: Meter,
+        /// The part of it that lies before, 0 to 1, where its size is known.
+        fraction: Option<f64>,
     },
     /// Records in order, and the position after them.
-    Chunk(Chunk),
+    Chunk(Box<Chunk>),
     /// Every input was read to its end; nothing more comes.
     Ended,
 }
@@ -62,6 +62,8 @@ pub struct Chunk {
     pub progress: Progress,
     /// Bytes of keys, values and headers.
     pub bytes: usize,
+    /// The part of the input that was read by then, 0 to 1, where its size is known.
+    pub fraction: Option<f64>,
 }
 
 /// Bounds of reading.
@@ -165,7 +167,7 @@ impl Reader {
         }
         // As it was committed, so that a txn in doubt can be compared with it.
         let from = Box::new(committed.clone().unwrap_or_else(|| source.progress()));
-        self.send(Message::Opened { from, meter: source.meter().clone() })?;
+        self.send(Message::Opened { from, fraction: source.meter().fraction() })?;
         self.pump(source, chunk_records, committed.is_some_and(|c| c.done))
     }
 
@@ -184,7 +186,7 @@ impl Reader {
                     chunk.push(record);
                     let pause = self.pace.pause();
                     if chunk.is_full(chunk_records) || pause.is_some() {
-                        self.send(chunk.finish(source.progress()))?;
+                        self.send(chunk.finish(&source))?;
                     }
                     if let Some(pause) = pause {
                         thread::sleep(pause);
@@ -194,9 +196,9 @@ impl Reader {
                     tracing::info!("{}: already done, nothing new in it", source.progress().file);
                     return Ok(());
                 }
-                Ok(None) => return self.send(chunk.finish(source.progress())),
+                Ok(None) => return self.send(chunk.finish(&source)),
                 Err(error) => {
-                    self.send(chunk.finish(source.progress()))?;
+                    self.send(chunk.finish(&source))?;
                     return Err(Stop::Failed(error));
                 }
             }
@@ -224,9 +226,15 @@ impl Gathering {
         self.records.len() >= records || self.bytes >= CHUNK_BYTES
     }
 
-    fn finish(&mut self, progress: Progress) -> Message {
+    fn finish(&mut self, source: &impl Source) -> Message {
         let records = std::mem::take(&mut self.records);
-        Message::Chunk(Chunk { records, progress, bytes: std::mem::take(&mut self.bytes) })
+        let (progress, fraction) = (source.progress(), source.meter().fraction());
+        Message::Chunk(Box::new(Chunk {
+            records,
+            progress,
+            bytes: std::mem::take(&mut self.bytes),
+            fraction,
+        }))
     }
 }
 

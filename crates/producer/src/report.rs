@@ -1,7 +1,6 @@
 //! What a person sees: a bar on a terminal, else a log line a second, and the final line.
 
 use crate::progress::Progress;
-use crate::source::inputs::Meter;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,6 @@ pub struct Report {
     first_lines: u64,
     first_fraction: f64,
     opened: Instant,
-    meter: Meter,
 }
 
 impl Report {
@@ -36,27 +34,25 @@ impl Report {
             first_lines: 0,
             first_fraction: 0.0,
             opened: now,
-            meter: Meter::default(),
         }
     }
 
-    /// Another input begins.
-    pub fn opened(&mut self, from: &Progress, meter: Meter) {
+    /// Another input begins; `fraction` of it, 0 to 1, was sent before.
+    pub fn opened(&mut self, from: &Progress, fraction: Option<f64>) {
         self.file.clone_from(&from.file);
         self.first_lines = from.lines;
-        self.first_fraction = meter.fraction().unwrap_or(0.0);
+        self.first_fraction = fraction.unwrap_or(0.0);
         self.opened = Instant::now();
-        self.meter = meter;
     }
 
-    /// The input stands there; shown at most once a second.
-    pub fn show(&mut self, at: &Progress) {
+    /// The input stands there, `fraction` of it read; shown at most once a second.
+    pub fn show(&mut self, at: &Progress, fraction: Option<f64>) {
         let every = if self.terminal { EVERY_ON_TERMINAL } else { EVERY };
         if self.last.elapsed() < every {
             return;
         }
         self.last = Instant::now();
-        let text = self.text(at);
+        let text = self.text(at, fraction);
         if self.terminal {
             self.drawn = true;
             // A terminal that went away is no reason to stop.
@@ -66,11 +62,11 @@ impl Report {
         }
     }
 
-    fn text(&self, at: &Progress) -> String {
+    fn text(&self, at: &Progress, fraction: Option<f64>) -> String {
         let seconds = self.opened.elapsed().as_secs_f64().max(0.001);
         let lines = at.lines.saturating_sub(self.first_lines);
         let rate = per_second(lines, seconds);
-        let Some(fraction) = self.meter.fraction() else {
+        let Some(fraction) = fraction else {
             return format!("{}: {} lines, {rate}/s", self.file, at.lines);
         };
         let gained = (fraction - self.first_fraction).max(1e-6);

@@ -244,6 +244,7 @@ impl Sending<'_> {
                     batch.records.extend(chunk.records);
                     batch.bytes += chunk.bytes;
                     batch.progress = chunk.progress;
+                    batch.fraction = chunk.fraction;
                 }
                 Ok(Next::Nothing | Next::End) => break,
                 Err(error) => return (batch, Err(error)),
@@ -257,9 +258,9 @@ impl Sending<'_> {
             return Ok(Next::Chunk(Box::new(chunk)));
         }
         match self.messages.recv_timeout(patience) {
-            Ok(Ok(Message::Chunk(chunk))) => Ok(Next::Chunk(Box::new(chunk))),
-            Ok(Ok(Message::Opened { from, meter })) => {
-                self.report.opened(&from, meter);
+            Ok(Ok(Message::Chunk(chunk))) => Ok(Next::Chunk(chunk)),
+            Ok(Ok(Message::Opened { from, fraction })) => {
+                self.report.opened(&from, fraction);
                 self.summary.inputs.insert(from.file.clone(), *from);
                 Ok(Next::Nothing)
             }
@@ -291,7 +292,7 @@ impl Sending<'_> {
         if committed == Committed::Yes {
             self.metrics.advanced(&before, &after);
             self.summary.sent += after.lines.saturating_sub(before.lines);
-            self.report.show(&after);
+            self.report.show(&after, batch.fraction);
             self.summary.inputs.insert(after.file.clone(), after);
         }
         Ok(committed)
