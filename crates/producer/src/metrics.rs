@@ -66,7 +66,7 @@ impl Metrics {
             bytes: counter(
                 &registry,
                 "caudal_producer_bytes_total",
-                "Bytes of decompressed input whose records are committed",
+                "Bytes of decompressed input whose records are committed; records, for the generator",
             )?,
             transactions: counter_vec(
                 &registry,
