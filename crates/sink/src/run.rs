@@ -9,6 +9,7 @@ use crate::instance;
 use crate::metrics::Metrics;
 use crate::postgres::Position;
 use crate::store::{Database, Stored, Trouble};
+use anyhow::Context as _;
 use caudal_core::decode::Record;
 use caudal_kafka::TopicPartition;
 use caudal_kafka::args::Isolation;
@@ -55,7 +56,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut outside = Outside { readiness, shutdown, metrics };
 
     let mut database = Database::new(&args.database_url)?;
-    let applied = outside.patiently("PostgreSQL", || database.migrate())?;
+    let applied = outside
+        .patiently("PostgreSQL", || database.migrate())
+        .context("cannot bring the tables up to date")?;
     let Some(applied) = applied else { return Ok(()) };
     for name in applied {
         tracing::info!(name, "migration applied");
