@@ -9,3 +9,4 @@ pub mod fault;
 pub mod flight;
 pub mod pipeline;
 pub mod query;
+pub mod runbook;

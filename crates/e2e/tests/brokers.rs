@@ -8,7 +8,7 @@ use caudal_e2e::flight::OpenTxns;
 use caudal_e2e::pipeline::Pipeline;
 use std::time::Duration;
 
-const RECORDS: &str = "150000";
+const RECORDS: &str = "240000";
 const LIMIT: Duration = Duration::from_secs(300);
 
 #[test]
@@ -20,7 +20,7 @@ fn a_killed_broker_loses_and_repeats_nothing() -> Result<()> {
     // Supervised, as users run them: the watchdog may end a service that hangs in a call.
     pipeline.caudal(&["services", "up"])?;
     let produce =
-        ["--generate", RECORDS, "--seed", seed, "--batch-records", "2000", "--rate", "4000"];
+        ["--generate", RECORDS, "--seed", seed, "--batch-records", "2000", "--rate", "3000"];
     let mut producer = pipeline.start("caudal-producer", "producer", &produce)?;
 
     let output = OpenTxns::of(&pipeline.kafka, topics::VALIDAS)?;

@@ -38,6 +38,7 @@ fn is_transient(code: Code) -> bool {
         code,
         Code::BrokerTransportFailure
             | Code::AllBrokersDown
+            | Code::DestroyBroker
             | Code::OperationTimedOut
             | Code::MessageTimedOut
             | Code::RequestTimedOut
