@@ -6,6 +6,7 @@ mod scrape;
 mod services;
 mod sql;
 mod topics;
+mod verify;
 
 use caudal_stack::Stack;
 use caudal_stack::cli::StackCommand;
@@ -47,6 +48,8 @@ enum Command {
     },
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
+    /// The balance sheet: money and counts of every hop, read from topics and tables
+    Verify(verify::VerifyArgs),
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
@@ -58,6 +61,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Reset { .. } => demo::reset_stack().await,
         Command::Drained { patience } => drained::run(patience).await,
         Command::Sql(args) => sql::run(&args).await,
+        Command::Verify(args) => verify::run(&args).await,
     }
 }
 

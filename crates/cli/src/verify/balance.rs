@@ -1,0 +1,470 @@
+//! Taking the balance: what is read in which order, and what is compared with what.
+
+use super::cut::Cut;
+use super::differences::Differences;
+use super::input::Audit;
+use super::ledgers::{Landed, Ledgers, compare_sink};
+use super::names::Names;
+use super::place::{DEAD, INPUT, Topics, VALID};
+use super::reading::Reading;
+use super::refused::{DeadReader, Refused};
+use super::sheet::{Hop, Money, Sheet, grouped};
+use super::sources::{Found, Sent, Standing, compare, observe_progress};
+use super::stored::Rows;
+use super::tables::{SinkLedger, Snapshot};
+use super::valid::{Valid, ValidReader};
+use super::window_rows::WindowRows;
+use super::windows::{RowReader, Windows};
+use anyhow::{Context as _, Result};
+use caudal_core::avro::Reader;
+use caudal_core::ledger::GroupLedger;
+use caudal_core::money::Sums;
+use caudal_core::schema::Schemas;
+use caudal_core::time::SECOND;
+use caudal_core::topics;
+use caudal_kafka::args::{Isolation, Kafka};
+use caudal_kafka::offsets::Offsets;
+use caudal_processor::engine::Shared;
+use caudal_query::group::row_key;
+use caudal_query::partials::Partial;
+use caudal_query::plan::{Plan, shipped};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything that taking the balance holds on to.
+pub struct Balance<'k> {
+    reading: Reading<'k>,
+    snapshot: Snapshot,
+    cut: Cut,
+    plans: Vec<Plan>,
+    names: Vec<String>,
+    schemas: Schemas,
+    differences: Differences,
+    refused: Refused,
+    sink: BTreeMap<u8, SinkLedger>,
+    sheet: Sheet,
+}
+
+impl<'k> Balance<'k> {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub async fn take(kafka: &'k Kafka, database_url: &str, horizon_s: u32) -> Result<Sheet> {
+        let mut balance = Balance::begin(kafka, database_url, horizon_s).await?;
+        balance.read_and_judge().await?;
+        balance.finish().await
+    }
+
+    async fn begin(kafka: &'k Kafka, database_url: &str, horizon_s: u32) -> Result<Balance<'k>> {
+        let plans = shipped();
+        let topics = Topics::of(&plans);
+        let mut cut = Cut { horizon: i64::from(horizon_s) * SECOND, ..Cut::default() };
+        let mut snapshot = Snapshot::take(database_url).await?;
+        let sink = snapshot.positions(&topics, &mut cut).await?;
+        let refused = snapshot.dead_letters(&topics).await?;
+        let reading = Reading::connect(kafka)?;
+        let is_up = || format!("is Kafka up at {}?", kafka.bootstrap_servers());
+        cut.partitions = reading.partitions(topics::TRANSACCIONES).with_context(is_up)?;
+        positions(kafka, &mut cut)?;
+        Ok(Balance {
+            reading,
+            snapshot,
+            cut,
+            names: plans.iter().map(|plan| plan.name.clone()).collect(),
+            plans,
+            schemas: Schemas::shipped(),
+            differences: Differences::new(topics),
+            refused,
+            sink,
+            sheet: Sheet::default(),
+        })
+    }
+
+    async fn read_and_judge(&mut self) -> Result<()> {
+        self.first_offsets()?;
+        let mut windows = Windows::new(self.plans.clone(), &self.cut);
+        let valid = self.read_valid(&mut windows)?;
+        let mut dead_reader = DeadReader::new(&self.cut, self.schemas.transaction.id);
+        let (refused, differences) = (&mut self.refused, &mut self.differences);
+        self.reading.all(topics::DLQ, self.cut.partitions, None, |record| {
+            dead_reader.observe(record, refused, differences);
+            Ok(())
+        })?;
+        let dead_in_flight = (dead_reader.in_flight, dead_reader.not_stored);
+        let dead = dead_reader.finish(differences);
+        let before = self.standing()?;
+        let mut found = Found::new(&before, self.schemas.transaction.id);
+        let plans = self.plans.clone();
+        let cut = self.cut.clone();
+        let mut audit = Audit::new(&cut, &valid, &dead, &plans, self.schemas.transaction.id);
+        let differences = &mut self.differences;
+        self.reading.all(topics::TRANSACCIONES, cut.partitions, None, |record| {
+            found.observe(record)?;
+            Ok(audit.observe(record, differences)?)
+        })?;
+        audit.finish(differences);
+        let after = self.standing()?;
+        let whole = !cut.any_cut(INPUT);
+        let sent = compare((&before, &after), &found, whole, &mut self.differences)?;
+        self.read_windows(&mut windows)?;
+        let ledgers = self.read_ledgers(&audit)?;
+        self.compare_group(&ledgers, &windows);
+        let rows = self.compare_rows(&valid).await?;
+        self.sheet_of_inputs(sent, &audit);
+        self.sheet_of_sink(&valid, &rows, dead_in_flight, &audit)?;
+        self.compare_windows(&windows).await
+    }
+
+    fn first_offsets(&mut self) -> Result<()> {
+        let count = u8::try_from(3 + 2 * self.plans.len()).unwrap_or(u8::MAX);
+        for topic in 0..count {
+            let name = self.differences.topics.name(topic).to_owned();
+            // Queries of groups with the account have no partials, so none that come too late.
+            let query = usize::from(topic.saturating_sub(3)) / 2;
+            let is_late_topic = topic >= 3 && !(topic - 3).is_multiple_of(2);
+            if is_late_topic && self.plans.get(query).is_none_or(Plan::is_local) {
+                continue;
+            }
+            let first = self.reading.first_offsets(&name, self.cut.partitions)?;
+            self.sheet.retained.insert(name, first.clone());
+            self.cut.first.insert(topic, first);
+        }
+        Ok(())
+    }
+
+    fn read_valid(&mut self, windows: &mut Windows) -> Result<Valid> {
+        let mut reader = ValidReader::new(&self.cut, self.schemas.valid.id, self.names.clone());
+        let (refused, differences) = (&mut self.refused, &mut self.differences);
+        self.reading.all(topics::VALIDAS, self.cut.partitions, None, |record| {
+            Ok(reader.observe(record, refused, windows, differences)?)
+        })?;
+        Ok(reader.finish(differences))
+    }
+
+    fn standing(&mut self) -> Result<Standing> {
+        let mut standing = Standing::new();
+        self.reading.all(topics::PROGRESO, 1, None, |record| {
+            observe_progress(&mut standing, record);
+            Ok(())
+        })?;
+        Ok(standing)
+    }
+
+    /// Reads what the queries have written, and which windows stage 2 has yet to merge.
+    fn read_windows(&mut self, windows: &mut Windows) -> Result<()> {
+        let (cut, differences) = (&self.cut, &mut self.differences);
+        let global: Vec<usize> =
+            (0..self.plans.len()).filter(|q| !self.plans[*q].is_local()).collect();
+        self.reading.all(topics::PARCIALES, cut.partitions, Some(&cut.partials), |record| {
+            // What is no record of partials halts stage 2, which says so.
+            for (query, partial) in partials(record.value.as_deref()).unwrap_or_default() {
+                let query = global.get(query).and_then(|q| windows.queries.get_mut(*q));
+                if let Some(query) = query {
+                    let key = row_key(&partial.group, partial.start);
+                    query.in_flight.insert(super::identity::half(&key));
+                }
+            }
+            Ok(())
+        })?;
+        for (at, plan) in self.plans.iter().enumerate() {
+            for late in [false, true] {
+                if late && plan.is_local() {
+                    continue;
+                }
+                let topic = if late { Topics::late_of(at) } else { Topics::rows_of(at) };
+                let name = differences.topics.name(topic).to_owned();
+                let mut reader = RowReader::new(cut, at, late, plan.is_local());
+                let refused = &mut self.refused;
+                self.reading.all(&name, cut.partitions, None, |record| {
+                    Ok(reader.observe(record, windows, refused, differences)?)
+                })?;
+                reader.finish(differences);
+            }
+        }
+        self.sheet.unproven += self.refused.finish(cut, differences);
+        for (at, query) in windows.queries.iter().enumerate() {
+            query.compare_topic(at, cut.any_cut(VALID), differences);
+        }
+        Ok(())
+    }
+
+    fn read_ledgers(&mut self, audit: &Audit<'_>) -> Result<GroupLedger> {
+        let shared = Shared::new(self.plans.clone(), self.cut.partitions, self.cut.horizon);
+        let mut ledgers = Ledgers::new(shared);
+        let cut = &self.cut;
+        self.reading
+            .all(topics::ESTADO, cut.partitions, None, |record| ledgers.observe(record, cut))?;
+        ledgers.check_ends(cut, &mut self.differences);
+        ledgers.compare_account(cut, audit, &mut self.differences);
+        Ok(ledgers.group())
+    }
+
+    /// Stage 2's counters: what it has merged is what the queries have taken.
+    fn compare_group(&mut self, ledger: &GroupLedger, windows: &Windows) {
+        let global = || windows.queries.iter().filter(|query| !query.plan.is_local());
+        if global().any(|q| !q.in_flight.is_empty()) || self.cut.any_cut(VALID) {
+            return;
+        }
+        let counts = global().flat_map(|query| query.expected.values());
+        let taken: u64 = counts.map(|figures| figures.values.count.unsigned_abs()).sum();
+        if ledger.records != taken {
+            let text = format!("records is {}, found {taken}", ledger.records);
+            self.differences.say(format!("ledger of stage 2: {text}"));
+        }
+        let late: u64 = global().map(|query| query.found.late_records).sum();
+        let late_cut = (0..self.plans.len()).any(|q| self.cut.any_cut(Topics::late_of(q)));
+        if ledger.too_late != late && !late_cut {
+            let text = format!("too_late is {}, found {late}", ledger.too_late);
+            self.differences.say(format!("ledger of stage 2: {text}"));
+        }
+    }
+
+    /// Reads the table `transactions`.
+    async fn compare_rows(&mut self, valid: &Valid) -> Result<RowsFound> {
+        let mut rows = Rows::new(&self.cut, valid, self.names.clone());
+        let (meter, differences) = (&mut self.reading.meter, &mut self.differences);
+        self.snapshot
+            .transactions(|row| {
+                meter.add("transactions");
+                Ok(rows.observe(row, differences)?)
+            })
+            .await?;
+        rows.finish(differences);
+        Ok(RowsFound {
+            count: rows.count,
+            sums: rows.sums,
+            late: rows.late,
+            duplicates: rows.duplicates,
+            unproven: rows.unproven,
+        })
+    }
+
+    fn sheet_of_inputs(&mut self, sent: Sent, audit: &Audit<'_>) {
+        let mut judged = caudal_core::ledger::AccountLedger::default();
+        for partition in 0..self.cut.partitions {
+            // An overflow of the whole where no part overflows: beyond any ledger.
+            audit.ledger(partition).map(|ledger| judged.merge(ledger).ok());
+        }
+        let mut dead = Sums::default();
+        judged.dead.values().for_each(|d| {
+            dead.merge(&d.sums).ok();
+        });
+        let sheet = &mut self.sheet;
+        sheet.hops.push(Hop {
+            hop: "producer".into(),
+            records_in: sent.lines,
+            out: sent.found,
+            dead: sent.unmappable,
+            sums: sent.sums.texts(),
+            ..Hop::default()
+        });
+        sheet.hops.push(Hop {
+            hop: "processor".into(),
+            records_in: judged.records_in,
+            out: judged.valid,
+            duplicates: judged.duplicate,
+            dead: judged.dead_count(),
+            late: audit.late,
+            rerouted: judged.rerouted,
+            sums: judged.valid_sums.texts(),
+        });
+        sheet.foreign = sent.foreign;
+        sheet.unmappable_sums = sent.unmappable_sums.texts();
+        sheet.in_flight.insert("records sent while this was read", sent.in_flight);
+        sheet.in_flight.insert("records of transacciones before the processor", audit.in_flight);
+        sheet.unproven += audit.unproven;
+        sheet.without_amount = audit.without_amount;
+        sheet.money = Money {
+            records_in: audit.sums_in.clone(),
+            dead,
+            duplicates: judged.duplicate_sums,
+            ..Money::default()
+        };
+        sheet.beyond_horizon = audit.again.count;
+        if audit.again.count > 0 {
+            let effects = self.names.iter().zip(&audit.again.by_query);
+            let effects: Vec<String> = effects
+                .map(|(name, count)| format!("{name} counts {} of them", grouped(*count)))
+                .collect();
+            sheet.notes.push(format!(
+                "beyond the dedup horizon {} records came again ({:?}): stored once, but {}",
+                grouped(audit.again.count),
+                audit.again.sums.texts(),
+                effects.join(", ")
+            ));
+        }
+    }
+
+    fn sheet_of_sink(
+        &mut self,
+        valid: &Valid,
+        rows: &RowsFound,
+        (dead_in_flight, dead_not_stored): (u64, u64),
+        audit: &Audit<'_>,
+    ) -> Result<()> {
+        let stored = |topic: u8, partition: i32| self.cut.stored.contains_key(&(topic, partition));
+        let any = |topic| (0..self.cut.partitions).any(|p| stored(topic, p));
+        let whole = !self.cut.any_cut(VALID) && audit.unproven == 0;
+        let dead_rows = self.refused.by_topic.get(&DEAD).copied().unwrap_or(0);
+        let landed = Landed {
+            rows: Some(rows.count),
+            duplicates: whole.then_some(rows.duplicates.0),
+            refused: whole.then_some(valid.refused_sums.0),
+            sums: Some(rows.sums.clone()),
+            records: None,
+        };
+        if any(VALID) {
+            let says = self.sink.get(&VALID).cloned().unwrap_or_default();
+            compare_sink(topics::VALIDAS, &says, &landed, &mut self.differences);
+        }
+        if let Some(says) = self.sink.get(&DEAD) {
+            let landed = Landed { rows: Some(dead_rows), ..Landed::default() };
+            compare_sink(topics::DLQ, says, &landed, &mut self.differences);
+        }
+        let sheet = &mut self.sheet;
+        let money = &mut sheet.money;
+        money.rows = rows.sums.clone();
+        money.dead.merge(&valid.refused_sums.1)?;
+        money.duplicates.merge(&rows.duplicates.1)?;
+        money.in_flight = valid.not_stored.1.clone();
+        if sheet.unproven == 0 && rows.unproven == 0 && whole {
+            for (currency, records_in, parts) in sheet.money.unbalanced() {
+                let text = |nano| caudal_core::money::nano_text(nano, currency.exponent());
+                self.differences.say(format!(
+                    "money in {currency}: in {}, but rows, dead letters, duplicates and what is in \
+                     flight add up to {}",
+                    text(records_in),
+                    text(parts)
+                ));
+            }
+        }
+        sheet.unproven += rows.unproven;
+        let of_dead = sheet.in_flight.entry("records before the sink").or_default();
+        *of_dead += dead_not_stored + valid.not_stored.0;
+        let newer =
+            sheet.in_flight.entry("outputs newer than the processor's position").or_default();
+        *newer += dead_in_flight + valid.in_flight;
+        let dead = self.refused.count();
+        sheet.hops.push(Hop {
+            hop: "sink".into(),
+            records_in: rows.count + rows.duplicates.0 + dead,
+            out: rows.count,
+            duplicates: rows.duplicates.0,
+            dead,
+            late: rows.late,
+            sums: rows.sums.texts(),
+            ..Hop::default()
+        });
+        Ok(())
+    }
+
+    /// Reads the tables of the queries.
+    async fn compare_windows(&mut self, windows: &Windows) -> Result<()> {
+        // The sink comes last on the sheet.
+        let sink = self.sheet.hops.pop();
+        for (at, query) in windows.queries.iter().enumerate() {
+            let mut rows = WindowRows::new(&self.cut, at, query);
+            let (meter, differences) = (&mut self.reading.meter, &mut self.differences);
+            self.snapshot
+                .windows(&query.plan, |row| {
+                    meter.add(&query.plan.name);
+                    Ok(rows.observe(row, differences)?)
+                })
+                .await?;
+            let (count, table_sums) = (rows.count, rows.sums.clone());
+            self.sheet.unproven += rows.unproven;
+            rows.finish(differences);
+            let topic = Topics::rows_of(at);
+            if let (Some(says), true) = (self.sink.get(&topic), query.plan.is_local()) {
+                let records = (!self.cut.any_cut(topic)).then_some(query.found.stored_records);
+                let landed = Landed { records, ..Landed::default() };
+                compare_sink(&query.plan.name, says, &landed, &mut self.differences);
+            }
+            let sums = if query.plan.is_local() { table_sums } else { query.sums.clone() };
+            self.sheet.hops.push(Hop {
+                hop: query.plan.name.clone(),
+                records_in: query.taken,
+                out: count,
+                late: query.late,
+                sums: sums.texts(),
+                ..Hop::default()
+            });
+            let in_flight =
+                u64::try_from(query.in_flight.len()).unwrap_or(0) + query.found.in_flight;
+            *self.sheet.in_flight.entry("windows of queries").or_default() += in_flight;
+        }
+        self.sheet.hops.extend(sink);
+        Ok(())
+    }
+
+    /// Completes the texts of the differences.
+    async fn finish(mut self) -> Result<Sheet> {
+        self.snapshot.close().await;
+        let wanted = self.differences.wanted();
+        let records = self.reading.again(&self.differences.topics, &wanted)?;
+        let names = Names {
+            topics: &self.differences.topics,
+            plans: &self.plans,
+            transaction_schema: self.schemas.transaction.id,
+            valid_schema: self.schemas.valid.id,
+            records,
+        };
+        self.sheet.differences = self.differences.texts(|difference| names.complete(difference));
+        self.sheet.difference_count = self.differences.count();
+        Ok(self.sheet)
+    }
+}
+
+/// What the table `transactions` holds.
+struct RowsFound {
+    count: u64,
+    sums: Sums,
+    late: u64,
+    duplicates: (u64, Sums),
+    unproven: u64,
+}
+
+/// The committed positions of the processor, of both stages in one request.
+fn positions(kafka: &Kafka, cut: &mut Cut) -> Result<()> {
+    let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::run::GROUP)?;
+    let of = |topic: &str| -> Vec<(Arc<str>, i32)> {
+        (0..cut.partitions).map(|partition| (Arc::from(topic), partition)).collect()
+    };
+    let (input, partials) = (of(topics::TRANSACCIONES), of(topics::PARCIALES));
+    let all: Vec<_> = input.iter().chain(&partials).cloned().collect();
+    let committed = committed(&offsets, &all)?;
+    // Nothing committed: nothing processed.
+    let next = |at: &(Arc<str>, i32)| committed.get(at).copied().flatten().unwrap_or(0);
+    cut.input = input.iter().map(next).collect();
+    cut.partials = partials.iter().map(next).collect();
+    Ok(())
+}
+
+type Committed = BTreeMap<(Arc<str>, i32), Option<i64>>;
+
+/// Asks until no offset is of an open txn, which its broker ends within a minute.
+fn committed(offsets: &Offsets, all: &[(Arc<str>, i32)]) -> Result<Committed> {
+    const TRIES: usize = 300;
+    for _ in 1..TRIES {
+        match offsets.committed(all) {
+            Err(error) if error.transient => {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+            other => return Ok(other?),
+        }
+    }
+    Ok(offsets.committed(all)?)
+}
+
+/// The partials of a record of `caudal_parciales`: number of the query among the global ones.
+fn partials(value: Option<&[u8]>) -> Option<Vec<(usize, Partial)>> {
+    let mut input = Reader::new(value?);
+    let (_, _) = (input.long().ok()?, input.long().ok()?);
+    let mut all = Vec::new();
+    while !input.is_at_end() {
+        let query = usize::try_from(input.long().ok()?).ok()?;
+        all.push((query, Partial::read(&mut input).ok()?));
+    }
+    Some(all)
+}

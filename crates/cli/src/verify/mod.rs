@@ -1,0 +1,85 @@
+//! `caudal verify`: the balance sheet.
+//!
+//! Topics and tables are read independently of the counters that the services keep; these are then
+//! compared with what was found. The order of reading makes it work while the pipeline runs
+//! ([`cut`]): first a snapshot of PostgreSQL, then the processor's positions, then the topics to
+//! their proven ends. What lies beyond those positions is in flight, and not judged.
+//!
+//! [`sources`] judges the producer, [`input`] stage 1, [`windows`] and [`window_rows`] the queries,
+//! [`stored`] and [`refused`] the sink, [`ledgers`] the counters; all of them are pure. [`reading`]
+//! and [`tables`] read, [`differences`] and [`names`] collect, [`sheet`] prints.
+
+mod balance;
+mod cut;
+mod differences;
+mod identity;
+mod input;
+mod ledgers;
+mod names;
+mod numbering;
+mod place;
+mod reading;
+mod refused;
+mod sheet;
+mod sources;
+mod stored;
+mod tables;
+mod valid;
+mod window_rows;
+mod windows;
+
+use anyhow::{Result, bail};
+use caudal_kafka::KafkaArgs;
+use clap::Args;
+pub use sheet::Sheet;
+
+/// Arguments of `caudal verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Print the sheet as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    /// PostgreSQL, postgres://user:password@host:port/database [default: the native stack's]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// How long the processor remembers a transaction_id, in seconds of event time: its own
+    /// --dedup-horizon-s
+    #[arg(long, env = "CAUDAL_DEDUP_HORIZON_S", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(70..=604_800))]
+    dedup_horizon_s: u32,
+}
+
+/// Prints the sheet.
+///
+/// # Errors
+/// When it does not balance, or something cannot be read.
+pub async fn run(args: &VerifyArgs) -> Result<()> {
+    let kafka = args.kafka.connect("caudal-verify")?;
+    let database_url = match &args.database_url {
+        Some(url) => url.clone(),
+        None => caudal_stack::Stack::open()?.database_url(),
+    };
+    let sheet = balance(&kafka, &database_url, args.dedup_horizon_s).await?;
+    if args.json {
+        println!("{}", sheet.json()?);
+    } else {
+        print!("{}", sheet.text());
+    }
+    if !sheet.is_balanced() {
+        bail!("not balanced: {} differences", sheet::grouped(sheet.difference_count));
+    }
+    Ok(())
+}
+
+/// Reads everything and makes the sheet. `horizon_s` is the processor's dedup horizon in seconds.
+///
+/// # Errors
+/// When something cannot be read.
+pub async fn balance(
+    kafka: &caudal_kafka::Kafka,
+    database_url: &str,
+    horizon_s: u32,
+) -> Result<Sheet> {
+    balance::Balance::take(kafka, database_url, horizon_s).await
+}

@@ -1,0 +1,248 @@
+//! PostgreSQL as one snapshot: everything is read in one REPEATABLE READ READ ONLY transaction,
+//! begun before any topic is read.
+
+use super::cut::Cut;
+use super::identity::{Stored, first_half, half_of_hex, parse_nano};
+use super::place::Topics;
+use super::refused::{Refused, Row as DeadRow};
+use anyhow::{Context as _, Result};
+use caudal_core::money::Sums;
+use caudal_core::row::Value;
+use caudal_query::plan::{Function, Plan};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
+use std::collections::BTreeMap;
+use std::str::FromStr as _;
+
+/// Rows that one FETCH brings.
+const FETCHED: usize = 5_000;
+
+/// What the sink says it has done with one topic-partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SinkLedger {
+    pub rows: u64,
+    pub duplicates: u64,
+    pub conflicts: u64,
+    pub dead: u64,
+    /// Money by fate.
+    pub sums: BTreeMap<String, Sums>,
+}
+
+/// The snapshot.
+pub struct Snapshot {
+    connection: PgConnection,
+}
+
+/// `(extract(epoch from …) * 1000000)::bigint` is exact: extract gives a numeric.
+fn micros(column: &str) -> String {
+    format!("(extract(epoch FROM {column}) * 1000000)::bigint")
+}
+
+impl Snapshot {
+    /// Connects and takes the snapshot.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses.
+    pub async fn take(database_url: &str) -> Result<Snapshot> {
+        // Topics are read while it waits: no server-side time-out may end it meanwhile.
+        let settings = [
+            ("statement_timeout", "0"),
+            ("idle_in_transaction_session_timeout", "0"),
+            ("TimeZone", "UTC"),
+        ];
+        let options = PgConnectOptions::from_str(database_url)
+            .context(
+                "--database-url cannot be read (its text is not repeated: it may hold a password)",
+            )?
+            .application_name("caudal-verify")
+            .options(settings)
+            .disable_statement_logging();
+        let mut connection = options.connect().await.context(
+            "cannot connect to PostgreSQL (--database-url); is the stack up? `caudal stack status`",
+        )?;
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        Ok(Snapshot { connection })
+    }
+
+    /// Where the sink stands, and its ledger by topic number. The first statement: the snapshot is
+    /// as of now.
+    ///
+    /// # Errors
+    /// When the table is not there, or holds what the sink does not write.
+    pub async fn positions(
+        &mut self,
+        topics: &Topics,
+        cut: &mut Cut,
+    ) -> Result<BTreeMap<u8, SinkLedger>> {
+        let rows = self.connection.fetch_all(
+            "SELECT topic, partition, next_offset, rows, duplicates, conflicts, dead, sums::text
+             FROM sink_offsets",
+        );
+        let rows = rows.await.context(
+            "cannot read table sink_offsets; caudal-sink makes the tables when it first starts",
+        )?;
+        let mut ledgers: BTreeMap<u8, SinkLedger> = BTreeMap::new();
+        for row in rows {
+            let (topic, partition): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
+            let Some(topic) = topics.number(&topic) else { continue };
+            cut.stored.insert((topic, partition), row.try_get(2)?);
+            let ledger = ledgers.entry(topic).or_default();
+            let count = |at| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(at)?.unsigned_abs());
+            ledger.rows += count(3)?;
+            ledger.duplicates += count(4)?;
+            ledger.conflicts += count(5)?;
+            ledger.dead += count(6)?;
+            let sums: String = row.try_get(7)?;
+            let sums = caudal_sink::ledger::Ledger::parse_sums(&sums)
+                .context("sink_offsets: column sums is not what the sink writes")?;
+            for (fate, sums) in sums {
+                ledger.sums.entry(fate).or_default().merge(&sums)?;
+            }
+        }
+        Ok(ledgers)
+    }
+
+    /// The rows of `dead_letters`.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn dead_letters(&mut self, topics: &Topics) -> Result<Refused> {
+        let mut refused = Refused::default();
+        let query = "SELECT topic, partition, \"offset\", reason, sha256(payload), sha256
+                     FROM dead_letters";
+        self.each(query, |row| {
+            let payload: Option<Vec<u8>> = row.try_get(4)?;
+            let original: Option<String> = row.try_get(5)?;
+            let dead = DeadRow {
+                reason: row.try_get(3)?,
+                payload: payload.as_deref().map(first_half),
+                original: original.as_deref().and_then(half_of_hex),
+            };
+            let topic: String = row.try_get(0)?;
+            refused.add(topics, &topic, row.try_get(1)?, row.try_get(2)?, dead);
+            Ok(())
+        })
+        .await
+        .context("cannot read table dead_letters")?;
+        Ok(refused)
+    }
+
+    /// The rows of `transactions`.
+    ///
+    /// # Errors
+    /// When the table cannot be read, or what `take` returns.
+    pub async fn transactions(&mut self, mut take: impl FnMut(Stored) -> Result<()>) -> Result<()> {
+        let query = format!(
+            "SELECT transaction_id, account_id, merchant_id, amount::text, currency, kind, country,
+                    {}, description, attributes::text, source, source_seq, late_for
+             FROM transactions",
+            micros("event_time")
+        );
+        let row = |row: &PgRow| {
+            let attributes: Option<String> = row.try_get(9)?;
+            let attributes = attributes.map(|json| {
+                let all: BTreeMap<String, serde_json::Value> = serde_json::from_str(&json)?;
+                let text = |value: serde_json::Value| match value {
+                    serde_json::Value::String(text) => text,
+                    other => other.to_string(),
+                };
+                Ok::<_, serde_json::Error>(all.into_iter().map(|(k, v)| (k, text(v))).collect())
+            });
+            take(Stored {
+                id: row.try_get(0)?,
+                account_id: row.try_get(1)?,
+                merchant_id: row.try_get(2)?,
+                amount: row.try_get(3)?,
+                currency: row.try_get(4)?,
+                kind: row.try_get(5)?,
+                country: row.try_get(6)?,
+                event_time: row.try_get(7)?,
+                description: row.try_get(8)?,
+                // What is no object differs from every record's.
+                attributes: attributes.map(|read| read.unwrap_or_default()),
+                source: row.try_get(10)?,
+                source_seq: row.try_get(11)?,
+                late_for: row.try_get(12)?,
+            })
+        };
+        self.each(&query, row).await.context("cannot read table transactions")
+    }
+
+    /// The rows of a query's table, in the order of the query's columns; `None` in place of a
+    /// decimal that is out of range.
+    ///
+    /// # Errors
+    /// When the table cannot be read, or what `take` returns.
+    pub async fn windows(
+        &mut self,
+        plan: &Plan,
+        mut take: impl FnMut(Vec<Option<Value>>) -> Result<()>,
+    ) -> Result<()> {
+        let (table, rule) = table_of(plan);
+        let groups = plan.group_by.iter().map(|column| format!("\"{}\"", column.name()));
+        let aggregates = plan.aggregates.iter().map(|(alias, function)| match function {
+            Function::Count => format!("\"{alias}\""),
+            _ => format!("\"{alias}\"::text"),
+        });
+        let columns: Vec<String> = groups
+            .chain([micros("window_start"), micros("window_end")])
+            .chain(aggregates)
+            .collect();
+        let only = rule.map_or_else(String::new, |rule| format!(" WHERE rule = '{rule}'"));
+        let query = format!("SELECT {} FROM \"{table}\"{only}", columns.join(", "));
+        let count = plan.group_by.len();
+        let row = |row: &PgRow| {
+            let mut values = Vec::with_capacity(columns.len());
+            for at in 0..count {
+                values.push(Some(Value::Text(row.try_get(at)?)));
+            }
+            for at in count..count + 2 {
+                values.push(Some(Value::Timestamp(row.try_get(at)?)));
+            }
+            for (at, (_, function)) in (count + 2..).zip(&plan.aggregates) {
+                values.push(match function {
+                    Function::Count => Some(Value::Long(row.try_get(at)?)),
+                    _ => parse_nano(&row.try_get::<String, _>(at)?).map(Value::Decimal),
+                });
+            }
+            take(values)
+        };
+        self.each(&query, row).await.with_context(|| format!("cannot read table {table}"))
+    }
+
+    /// Gives every row of a query, a few thousand at a time.
+    async fn each(
+        &mut self,
+        query: &str,
+        mut take: impl FnMut(&PgRow) -> Result<()>,
+    ) -> Result<()> {
+        let declare = format!("DECLARE caudal_verify NO SCROLL CURSOR FOR {query}");
+        self.connection.execute(declare.as_str()).await?;
+        // The columns are the cursor's: a statement kept from the last one would have its columns.
+        self.connection.clear_cached_statements().await?;
+        let fetch = format!("FETCH {FETCHED} FROM caudal_verify");
+        loop {
+            let rows = sqlx::query(&fetch).fetch_all(&mut self.connection).await?;
+            rows.iter().try_for_each(&mut take)?;
+            if rows.len() < FETCHED {
+                break;
+            }
+        }
+        self.connection.execute("CLOSE caudal_verify").await?;
+        Ok(())
+    }
+
+    /// Ends the snapshot.
+    pub async fn close(self) {
+        // Nothing was written: an end that fails loses nothing.
+        self.connection.close().await.ok();
+    }
+}
+
+/// The table of a query, and the rule that its rows carry where several queries share one.
+pub fn table_of(plan: &Plan) -> (&str, Option<&str>) {
+    match plan.name.as_str() {
+        "alertas_fraude" => ("fraud_alerts", Some("alertas_fraude")),
+        name => (name, None),
+    }
+}

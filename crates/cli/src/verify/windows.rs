@@ -1,0 +1,433 @@
+//! Query outputs: each query run again over `transacciones_validas` by one thread with one stream
+//! time per partition, and compared with the last value of each key in its topic and its table.
+
+use super::cut::{Cut, source_of};
+use super::differences::{Difference, Differences};
+use super::identity::half;
+use super::numbering::Numbering;
+use super::place::{Place, Topics};
+use super::refused::Refused;
+use caudal_core::avro::unframe;
+use caudal_core::decode::Record;
+use caudal_core::dedup::Hash16;
+use caudal_core::money::{SumOverflow, Sums, nano_text};
+use caudal_core::row::{RowSchema, Value};
+use caudal_core::schema::{id_of, sorted_json};
+use caudal_core::transaction::ValidTransaction;
+use caudal_query::aggregate::Accumulator;
+use caudal_query::group::{key_of, row_key};
+use caudal_query::panes::PaneState;
+use caudal_query::plan::{Function, Plan};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// What a group and window adds up to, and a record that shows its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    /// The aggregates; those that the query does not select are 0.
+    pub values: Accumulator,
+    /// The output record, or the first of the records behind it.
+    pub place: Place,
+}
+
+/// Values by the fingerprint of the row's key.
+pub type ByKey = FxHashMap<Hash16, Figures>;
+
+/// One query, with what was found of it.
+pub struct Query {
+    /// The plan.
+    pub plan: Plan,
+    schema: RowSchema,
+    schema_id: u32,
+    /// What its rows must be.
+    pub expected: ByKey,
+    panes: Vec<PaneState>,
+    /// Records that it took.
+    pub taken: u64,
+    /// Records that it left out because their window had closed.
+    pub late: u64,
+    /// Money that it took.
+    pub sums: Sums,
+    /// What its topic says.
+    pub found: Found,
+    /// Keys with partials that stage 2 has not merged yet.
+    pub in_flight: FxHashSet<Hash16>,
+}
+
+/// What the topic of a query says: the last value per key.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Below both positions, the task's and the sink's.
+    both: ByKey,
+    /// Newer ones that the task had written by its position, and the sink has not stored.
+    written: ByKey,
+    /// Newer ones that the sink has stored, beyond the task's position.
+    stored: ByKey,
+    /// Partials that came after their window was dropped, added up.
+    late: ByKey,
+    /// Records of the topic of late partials.
+    pub late_records: u64,
+    /// Records beyond both positions.
+    pub in_flight: u64,
+    /// Records of the topic that the sink has stored.
+    pub stored_records: u64,
+}
+
+/// All queries.
+pub struct Windows {
+    /// In the order of the plans.
+    pub queries: Vec<Query>,
+    stream_times: Vec<i64>,
+    /// Partitions whose whole history is there.
+    whole: Vec<bool>,
+}
+
+impl Query {
+    fn new(plan: Plan, partitions: usize) -> Query {
+        let schema = plan.row_schema();
+        Query {
+            schema_id: id_of(&sorted_json(&schema.to_json())),
+            schema,
+            plan,
+            expected: ByKey::default(),
+            panes: vec![PaneState::default(); partitions],
+            taken: 0,
+            late: 0,
+            sums: Sums::default(),
+            found: Found::default(),
+            in_flight: FxHashSet::default(),
+        }
+    }
+
+    fn selects(&self, function: Function) -> bool {
+        self.plan.aggregates.iter().any(|(_, f)| *f == function)
+    }
+
+    /// The aggregates that the query selects; the others are 0.
+    fn selected(&self, mut values: Accumulator) -> Accumulator {
+        values.count = if self.selects(Function::Count) { values.count } else { 0 };
+        values.sum = if self.selects(Function::Sum) { values.sum } else { 0 };
+        values.min = if self.selects(Function::Min) { values.min } else { 0 };
+        values.max = if self.selects(Function::Max) { values.max } else { 0 };
+        values
+    }
+
+    fn add_global(
+        &mut self,
+        valid: &ValidTransaction<'_>,
+        stream_time: i64,
+        is_late: bool,
+        place: Place,
+    ) -> Result<(), SumOverflow> {
+        let window = self.plan.window;
+        let one = Accumulator::of(valid.transaction.amount.nano());
+        let group = key_of(&self.plan, valid);
+        let mut any = false;
+        for start in window.starts(valid.transaction.event_time) {
+            // Where the beginning is cut, the stream time is not known, but the record says whether
+            // its only window had closed.
+            let cut_off = is_late && window.size == window.advance;
+            if cut_off || window.is_closed(start, stream_time) {
+                continue;
+            }
+            any = true;
+            match self.expected.entry(half(&row_key(&group, start))) {
+                std::collections::hash_map::Entry::Occupied(mut slot) => {
+                    slot.get_mut().values.merge(&one)?;
+                }
+                std::collections::hash_map::Entry::Vacant(slot) => {
+                    slot.insert(Figures { values: one, place });
+                }
+            }
+        }
+        if any {
+            self.taken += 1;
+            self.sums.add(valid.currency, valid.transaction.amount)?;
+        }
+        Ok(())
+    }
+
+    fn add_local(
+        &mut self,
+        partition: usize,
+        valid: &ValidTransaction<'_>,
+        stream_time: i64,
+        place: Place,
+    ) -> Result<(), SumOverflow> {
+        let Some(panes) = self.panes.get_mut(partition) else { return Ok(()) };
+        let added = panes.add(&self.plan, valid, stream_time)?;
+        // Every true row of this record: the last ones are taken after each.
+        let mut rows = added.first_rows;
+        rows.extend(panes.take_last_rows());
+        panes.take_changed();
+        panes.evict(&self.plan, stream_time);
+        self.taken += 1;
+        for row in rows {
+            let key = half(&row_key(&row.group, row.start));
+            self.expected.insert(key, Figures { values: row.values, place });
+        }
+        Ok(())
+    }
+
+    /// Reads an output row: fingerprint of its key, and its aggregates.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn read(&self, record: &Record) -> Result<(Hash16, Accumulator), String> {
+        let value = record.value.as_deref().ok_or("has no value")?;
+        let (id, body) = unframe(value).ok_or("has no Confluent framing")?;
+        if id != self.schema_id {
+            return Err(format!("has schema id {id}, not {}", self.schema_id));
+        }
+        let row = self.schema.decode(body).map_err(|e| format!("cannot be read: {e}"))?;
+        let (key, values) = self.of_row(&row).ok_or("has a window that is none of the query's")?;
+        if record.key.as_deref() != Some(&*key) {
+            return Err("has another key than its columns say".into());
+        }
+        Ok((half(&key), values))
+    }
+
+    /// Key and aggregates of a row in the order of the query's columns. `None` when its window is
+    /// none of the query's.
+    pub fn of_row(&self, row: &[Value]) -> Option<(Vec<u8>, Accumulator)> {
+        let groups = self.plan.group_by.len();
+        let texts: Vec<&str> = row.iter().take(groups).filter_map(text_of).collect();
+        let (Some(Value::Timestamp(start)), Some(Value::Timestamp(end))) =
+            (row.get(groups), row.get(groups + 1))
+        else {
+            return None;
+        };
+        let window = self.plan.window;
+        if window.pane(*start) != *start || *end != start.saturating_add(window.size) {
+            return None;
+        }
+        let mut values = Accumulator { count: 0, sum: 0, min: 0, max: 0 };
+        for ((_, function), value) in self.plan.aggregates.iter().zip(row.iter().skip(groups + 2)) {
+            match (function, value) {
+                (Function::Count, Value::Long(count)) => values.count = *count,
+                (Function::Sum, Value::Decimal(nano)) => values.sum = *nano,
+                (Function::Min, Value::Decimal(nano)) => values.min = *nano,
+                (Function::Max, Value::Decimal(nano)) => values.max = *nano,
+                _ => return None,
+            }
+        }
+        let group = serde_json::to_string(&texts).ok()?;
+        Some((row_key(&group, *start), values))
+    }
+
+    /// The aggregates in words: `ventas 3, total 12.50`.
+    pub fn words(&self, values: &Accumulator) -> String {
+        let figure = |(alias, function): &(String, Function)| match function {
+            Function::Count => format!("{alias} {}", values.count),
+            Function::Sum => format!("{alias} {}", nano_text(values.sum, 2)),
+            Function::Min => format!("{alias} {}", nano_text(values.min, 2)),
+            Function::Max => format!("{alias} {}", nano_text(values.max, 2)),
+        };
+        self.plan.aggregates.iter().map(figure).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Compares the topic with what the records of `transacciones_validas` add up to. Where
+    /// retention has cut them, figures may be higher than what is left of their records.
+    pub fn compare_topic(&self, query: usize, from_cut: bool, differences: &mut Differences) {
+        let mut wrong: Vec<(Place, String)> = Vec::new();
+        for key in self.found.written_keys() {
+            let Some(found) = self.found.total(&key) else { continue };
+            if self.in_flight.contains(&key) {
+                continue;
+            }
+            let expected = self.expected.get(&key).map(|f| self.selected(f.values));
+            let higher = from_cut && expected.is_none_or(|e| found.values.count > e.count);
+            if expected != Some(found.values) && !higher {
+                let says = self.words(&found.values);
+                let records = match expected {
+                    Some(expected) => format!("add up to {}", self.words(&expected)),
+                    None => "add up to no such row".to_owned(),
+                };
+                let at = differences.at(found.place);
+                let text = format!("{at} {{}} says {says}; transacciones_validas {records}");
+                wrong.push((found.place, text));
+            }
+        }
+        wrong.sort_unstable_by_key(|(place, _)| *place);
+        wrong.into_iter().for_each(|(place, text)| differences.of_record(text, place));
+        let is_lacking =
+            |key: &Hash16| !self.in_flight.contains(key) && self.found.total(key).is_none();
+        let lacking = self.expected.iter().filter(|(key, _)| is_lacking(key));
+        let mut lacking: Vec<_> = lacking.map(|(key, figures)| (figures.place, *key)).collect();
+        lacking.sort_unstable();
+        for (place, key) in lacking {
+            let figures = self.expected.get(&key).map(|f| self.words(&self.selected(f.values)));
+            let text = format!("{} lacks {{}} ({})", self.plan.name, figures.unwrap_or_default());
+            differences.add(Difference::OfWindow(text, place, query, key));
+        }
+    }
+}
+
+fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+impl Found {
+    /// What the task had written of a key by its position, late partials included. `None` when
+    /// nothing, or when the sum leaves the range (which its records say too).
+    fn total(&self, key: &Hash16) -> Option<Figures> {
+        let written = newer(self.written.get(key), self.both.get(key)).copied();
+        let Some(late) = self.late.get(key).copied() else { return written };
+        let Some(mut total) = written else { return Some(late) };
+        total.values.merge(&late.values).ok()?;
+        Some(total)
+    }
+
+    /// What the sink has stored of a key.
+    pub fn stored(&self, key: &Hash16) -> Option<&Figures> {
+        newer(self.stored.get(key), self.both.get(key))
+    }
+
+    /// The keys of which the sink has stored a value.
+    pub fn stored_keys(&self) -> FxHashSet<Hash16> {
+        self.stored.keys().chain(self.both.keys()).copied().collect()
+    }
+
+    /// The keys of which the task had written a value.
+    fn written_keys(&self) -> FxHashSet<Hash16> {
+        self.late.keys().chain(self.written.keys()).chain(self.both.keys()).copied().collect()
+    }
+}
+
+fn newer<'f>(a: Option<&'f Figures>, b: Option<&'f Figures>) -> Option<&'f Figures> {
+    // All values of a key are in one partition: a higher place is a later one.
+    [a, b].into_iter().flatten().max_by_key(|figures| figures.place)
+}
+
+impl Windows {
+    pub fn new(plans: Vec<Plan>, cut: &Cut) -> Windows {
+        let whole: Vec<bool> = (0..cut.partitions).map(|p| cut.is_whole(p)).collect();
+        Windows {
+            queries: plans.into_iter().map(|plan| Query::new(plan, whole.len())).collect(),
+            stream_times: vec![i64::MIN; whole.len()],
+            whole,
+        }
+    }
+
+    /// Runs every query on the next record of its partition.
+    ///
+    /// # Errors
+    /// [`SumOverflow`].
+    pub fn add(
+        &mut self,
+        valid: &ValidTransaction<'_>,
+        late: u32,
+        place: Place,
+    ) -> Result<(), SumOverflow> {
+        let partition = usize::try_from(place.partition()).unwrap_or(usize::MAX);
+        let Some(stream_time) = self.stream_times.get_mut(partition) else { return Ok(()) };
+        *stream_time = (*stream_time).max(valid.transaction.event_time);
+        let stream_time = *stream_time;
+        for (at, query) in self.queries.iter_mut().enumerate() {
+            if !query.plan.takes(valid) {
+                continue;
+            }
+            let is_late = late & (1 << at) != 0;
+            query.late += u64::from(is_late);
+            if query.plan.is_local() {
+                query.add_local(partition, valid, stream_time, place)?;
+            } else {
+                let believed = is_late && !self.whole.get(partition).is_some_and(|whole| *whole);
+                query.add_global(valid, stream_time, believed, place)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the topic of a query, or that of its late partials, record by record.
+pub struct RowReader<'a> {
+    cut: &'a Cut,
+    query: usize,
+    late: bool,
+    numbering: Numbering,
+}
+
+impl<'a> RowReader<'a> {
+    /// Of the topic of rows, or of late partials.
+    pub fn new(cut: &'a Cut, query: usize, late: bool, is_local: bool) -> RowReader<'a> {
+        let topic = if late { Topics::late_of(query) } else { Topics::rows_of(query) };
+        // Rows of global queries are compacted (config/topics.toml): gaps are there on purpose.
+        let contiguous = late || is_local;
+        RowReader { cut, query, late, numbering: Numbering::new(cut, topic, contiguous) }
+    }
+
+    /// Takes the next record of its partition.
+    ///
+    /// # Errors
+    /// [`SumOverflow`].
+    pub fn observe(
+        &mut self,
+        record: &Record,
+        windows: &mut Windows,
+        refused: &mut Refused,
+        differences: &mut Differences,
+    ) -> Result<(), SumOverflow> {
+        let Some(query) = windows.queries.get_mut(self.query) else { return Ok(()) };
+        let topic =
+            if self.late { Topics::late_of(self.query) } else { Topics::rows_of(self.query) };
+        let place = Place::new(topic, record.partition, record.offset);
+        let is_stored = !self.late && self.cut.is_stored(place);
+        query.found.stored_records += u64::from(is_stored);
+        let dead = is_stored.then(|| refused.take(place, record, differences)).flatten();
+        let Some((partition, source)) = source_of(record) else {
+            let text = "was not written by the processor (no caudal.source)";
+            differences.of_record(format!("{} {{}} {text}", differences.at(place)), place);
+            return Ok(());
+        };
+        if self.numbering.observe(place, record) {
+            return Ok(());
+        }
+        let (key, values) = match query.read(record) {
+            Ok(read) => read,
+            Err(what) => {
+                differences.say(format!("{} {what}", differences.at(place)));
+                return Ok(());
+            }
+        };
+        let end = if query.plan.is_local() {
+            self.cut.input_end(partition)
+        } else {
+            self.cut.partials_end(partition)
+        };
+        let is_written = source < end;
+        let figures = Figures { values, place };
+        let found = &mut query.found;
+        if self.late {
+            found.late_records += 1;
+            return match found.late.get_mut(&key) {
+                _ if !is_written => Ok(()),
+                Some(total) => total.values.merge(&values),
+                None => {
+                    found.late.insert(key, figures);
+                    Ok(())
+                }
+            };
+        }
+        match (is_written, is_stored && dead.is_none()) {
+            (true, true) => found.both.insert(key, figures),
+            (true, false) => found.written.insert(key, figures),
+            (false, true) => found.stored.insert(key, figures),
+            (false, false) => {
+                found.in_flight += 1;
+                None
+            }
+        };
+        Ok(())
+    }
+
+    /// Says gaps and repeats.
+    pub fn finish(self, differences: &mut Differences) {
+        self.numbering.say(differences);
+    }
+}
+
+#[cfg(test)]
+mod tests;
