@@ -35,7 +35,6 @@ pub fn read_transaction<'a>(
 }
 
 /// Everything but the money; a rejection carries it, so that the ledger can sum it.
-
 fn read_rest<'a>(
     fields: &mut Fields<'a>,
     currency: Cow<'a, str>,

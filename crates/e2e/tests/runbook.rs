@@ -117,9 +117,7 @@ fn broker_down_drill() -> Result<()> {
 
     pipeline.caudal(&["services", "up"])?;
     let mut producer = pipeline.start("caudal-producer", "producer", &PRODUCE)?;
-    wait_until("the first rows", Duration::from_secs(60), || {
-        Ok(stored(&pipeline)? > 0)
-    })?;
+    wait_until("the first rows", Duration::from_secs(60), || Ok(stored(&pipeline)? > 0))?;
     // On a whole cluster the diagnosis must not find what it looks for: else it proves nothing.
     let at_once = |block: &&Block| block.step == Step::Diagnose && block.script == "docker ps";
     let look = runbook.blocks.iter().find(at_once).context("the block `docker ps`")?;

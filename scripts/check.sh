@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What must pass before every commit: format, clippy, unit tests, dependency rules, licences.
+# One profile, release, for all of it: OpenSSL and librdkafka are then compiled once.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() {
+  local name=$1 begun=$SECONDS
+  shift
+  "$@" || { echo "check: $name FAILED" >&2; exit 1; }
+  echo "check: $name, $((SECONDS - begun)) s"
+}
+
+step format cargo fmt --all --check
+step clippy cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
+step "unit tests" cargo test --release --locked --workspace --exclude caudal-e2e --quiet
+step "shape of the project" cargo test --release --locked --quiet -p caudal-e2e --test shape
+if command -v cargo-deny >/dev/null; then
+  step licences cargo deny check bans licenses sources
+else
+  echo "check: licences skipped: cargo-deny is not installed (cargo install cargo-deny --locked)"
+fi

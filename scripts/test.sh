@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# check, then every test on a real stack of its own, beside a user's: other ports, other folder.
+# Prints seconds per suite, skipped tests last, and ends with one line of counts.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export RUST_BACKTRACE=0
+
+suites=() skipped=() passed=0 failed=0
+logs=target/test-logs
+mkdir -p "$logs"
+
+suite() { # name command...
+  local name=$1 begun=$SECONDS log verdict=passed
+  log=$logs/${1// /-}.log
+  shift
+  echo "== $name"
+  if "$@" 2>&1 | tee "$log"; then
+    passed=$((passed + 1))
+  else
+    verdict=FAILED
+    failed=$((failed + 1))
+  fi
+  suites+=("$(printf '%5d s  %-7s %s' $((SECONDS - begun)) "$verdict" "$name")")
+  while IFS= read -r line; do skipped+=("$name: $line"); done < <(grep -ho 'skipped: .*' "$log" | sort -u)
+}
+
+finish() {
+  [[ -z ${CAUDAL_TEST_HOME:-} ]] || target/release/caudal stack down --wipe >"$logs/down.log" 2>&1 || true
+  echo
+  echo "seconds per suite (logs in $logs):"
+  printf '  %s\n' "${suites[@]}"
+  if ((${#skipped[@]})); then printf '  %s\n' "${skipped[@]}"; fi
+  echo "$passed passed, $failed failed, ${#skipped[@]} skipped"
+  ((failed == 0))
+}
+
+suite "check" scripts/check.sh
+suite "build" scripts/build.sh
+if ((failed)); then finish; exit; fi
+
+export CAUDAL_TEST_HOME=${CAUDAL_TEST_HOME:-$PWD/target/test-stack} CAUDAL_PORT_OFFSET=${CAUDAL_TEST_PORT_OFFSET:-10000}
+export CAUDAL_HOME=$CAUDAL_TEST_HOME CAUDAL_JARS=${CAUDAL_JARS:-$PWD/.caudal/jars}
+cargo test --release --locked --no-run --quiet -p caudal-e2e -p caudal-stack -p caudal-sink -p caudal-producer
+suite "stack up" target/release/caudal stack up
+if ((failed)); then finish; exit; fi
+grep -hoE 'PostgreSQL\) [0-9.]+' "$logs/stack-up.log" | head -1 | sed 's/^PostgreSQL) /PostgreSQL version /' || true
+grep -hoE 'Kafka version: [0-9.]+' "$CAUDAL_TEST_HOME"/logs/broker-1* | head -1 || true
+eval "$(target/release/caudal stack env)"
+export CAUDAL_TEST_DATABASE_URL=$DATABASE_URL CAUDAL_TEST_BOOTSTRAP=$BOOTSTRAP_SERVERS
+
+e2e() { cargo test --release --locked --quiet -p caudal-e2e --test "$1" -- --test-threads=1 --nocapture; }
+
+suite "course commands" cargo test --release --locked --quiet -p caudal-stack --test course -- --nocapture
+suite "sink on PostgreSQL" cargo test --release --locked --quiet -p caudal-sink --tests -- --test-threads=1 --nocapture
+suite "producer on Kafka" cargo test --release --locked --quiet -p caudal-producer --tests -- --test-threads=1 --nocapture
+for test in dead_letters verify kills second_instances brokers retail services dashboard docker runbook; do
+  suite "${test//_/ }" e2e "$test"
+done
+suite "alert rules" scripts/promtool-test.sh
+finish
