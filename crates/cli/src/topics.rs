@@ -128,6 +128,15 @@ pub fn apply_shipped(kafka: &caudal_kafka::Kafka) -> Result<usize> {
     Ok(steps.len())
 }
 
+/// Creates every topic of the shipped file without looking first: after a deletion a broker may
+/// still list what the controller, which answers this, has forgotten.
+///
+/// # Errors
+/// When the cluster refuses.
+pub fn create_shipped(admin: &Admin) -> Result<()> {
+    wanted(None)?.iter().try_for_each(|wanted| Ok(admin.create(&wanted.topic)?))
+}
+
 /// Names of the topics that the shipped file declares.
 ///
 /// # Errors

@@ -91,7 +91,8 @@ fn metrics(expression: &str) -> Result<BTreeSet<String>> {
             rest = &rest[end + 1..];
         } else if !letter.is_ascii_digit()
             && !WORDS.contains(&word)
-            && !rest.trim_start().starts_with('(')
+            // `sum by (…)` and `rate(…)` are not metrics.
+            && !["(", "by ", "without "].iter().any(|next| rest.trim_start().starts_with(next))
         {
             found.insert(word.to_owned());
         }

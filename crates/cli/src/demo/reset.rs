@@ -54,7 +54,7 @@ fn reset_topics(kafka: &Kafka) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     // Committed offsets of a deleted topic go with it; a new topic must not meet old ones.
-    topics::apply_shipped(kafka)?;
+    topics::create_shipped(&admin)?;
     let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-processor")?;
     while !is_fresh(&offsets) {
         if Instant::now() > until {

@@ -91,7 +91,7 @@ impl<'k> Balance<'k> {
             dead_reader.observe(record, refused, differences);
             Ok(())
         })?;
-        let dead_in_flight = (dead_reader.in_flight, dead_reader.not_stored);
+        let dead_in_flight = (dead_reader.in_flight, dead_reader.not_stored, dead_reader.stored);
         let dead = dead_reader.finish(differences);
         let before = self.standing()?;
         let mut found = Found::new(&before, self.schemas.transaction.id);
@@ -300,7 +300,7 @@ impl<'k> Balance<'k> {
         &mut self,
         valid: &Valid,
         rows: &RowsFound,
-        (dead_in_flight, dead_not_stored): (u64, u64),
+        (dead_in_flight, dead_not_stored, dead_stored): (u64, u64, u64),
         audit: &Audit<'_>,
     ) -> Result<()> {
         let stored = |topic: u8, partition: i32| self.cut.stored.contains_key(&(topic, partition));
@@ -346,9 +346,10 @@ impl<'k> Balance<'k> {
             sheet.in_flight.entry("outputs newer than the processor's position").or_default();
         *newer += dead_in_flight + valid.in_flight;
         let dead = self.refused.count();
+        let stored = valid.entries().iter().filter(|entry| self.cut.is_stored(entry.place)).count();
         sheet.hops.push(Hop {
             hop: "sink".into(),
-            records_in: rows.count + rows.duplicates.0 + dead,
+            records_in: u64::try_from(stored).unwrap_or(u64::MAX) + dead_stored,
             out: rows.count,
             duplicates: rows.duplicates.0,
             dead,

@@ -503,4 +503,4 @@ fn proven_from(cut: &Cut, valid: &Valid, dead: &[Vec<Dead>], partition: i32) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -124,7 +124,7 @@ impl Comparison {
             if says != found {
                 let text = |nano| nano_text(nano, currency.exponent());
                 let (says, found) = (text(says), text(found));
-                self.0.push(format!("{what} is {says} {currency}, found {found}"));
+                self.0.push(format!("{what} in {currency} is {says}, found {found}"));
             }
         }
     }
@@ -214,7 +214,7 @@ mod tests {
             account_differences(&ledger(), &counted),
             [
                 "valid is 1, found 2",
-                "valid is 10.50 EUR, found 0.00 EUR",
+                "valid in EUR is 10.50, found 0.00",
                 "late for ventas_gold is 0, found 1",
                 "dead (amount) is 1, found 0",
                 "dead (amount) without amount is 1, found 0",

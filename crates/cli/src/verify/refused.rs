@@ -160,6 +160,8 @@ pub struct DeadReader<'a> {
     pub in_flight: u64,
     /// Records that the sink has not stored yet.
     pub not_stored: u64,
+    /// Records that it has.
+    pub stored: u64,
 }
 
 impl<'a> DeadReader<'a> {
@@ -171,6 +173,7 @@ impl<'a> DeadReader<'a> {
             of_partition: vec![Vec::new(); usize::try_from(cut.partitions).unwrap_or(0)],
             in_flight: 0,
             not_stored: 0,
+            stored: 0,
         }
     }
 
@@ -223,6 +226,7 @@ impl<'a> DeadReader<'a> {
             }
         }
         if self.cut.is_stored(place) {
+            self.stored += 1;
             refused.claim(&dead, &self.name(record), differences);
         } else {
             self.not_stored += 1;

@@ -189,7 +189,7 @@ impl Sheet {
     }
 
     fn write_money(&self, out: &mut String) {
-        let mut head = format!("{:<10}{:>18} =", "money", "in");
+        let mut head = format!("{:<8}{:>18} =", "money", "in");
         for (at, part) in PARTS.iter().enumerate() {
             let plus = if at == 0 { " " } else { "+" };
             push(&mut head, &format!("{plus}{part:>16} "));
@@ -202,7 +202,7 @@ impl Sheet {
             let differs = unbalanced.iter().any(|(c, ..)| *c == currency);
             let sign = if differs { '≠' } else { '=' };
             let mut row =
-                format!("{:<10}{:>18} {sign}", currency.as_str(), text(&self.money.records_in));
+                format!("{:<8}{:>18} {sign}", currency.as_str(), text(&self.money.records_in));
             for (at, sums) in self.money.parts().into_iter().enumerate() {
                 let plus = if at == 0 { " " } else { "+" };
                 push(&mut row, &format!("{plus}{:>16} ", text(sums)));
