@@ -54,8 +54,9 @@ enum Command {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Stack(command) => stack(command),
-        Command::Topics(command) => topics::run(&command),
+        // Both block on a runtime of their own (the Kafka admin client's).
+        Command::Stack(command) => tokio::task::block_in_place(|| stack(command)),
+        Command::Topics(command) => tokio::task::block_in_place(|| topics::run(&command)),
         Command::Services(command) => services::run(&command),
         Command::Demo(args) => demo::run(&args).await,
         Command::Reset { .. } => demo::reset_stack().await,
