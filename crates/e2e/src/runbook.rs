@@ -320,7 +320,7 @@ mod tests {
 
     fn shell(runbook: &Runbook, name: &str) -> Result<Shell> {
         let folder = std::env::temp_dir().join(format!("caudal-{name}-{}", std::process::id()));
-        Shell::new(runbook, Vec::new(), folder)
+        Shell::new(runbook, vec![("PROMETHEUS_URL".into(), String::new())], folder)
     }
 
     fn page(info: &str, script: &str) -> Result<Runbook> {
@@ -370,6 +370,13 @@ mod tests {
     fn blocks_are_executed_after_the_setup() -> Result<()> {
         let runbook = Runbook::parse(PAGE)?;
         assert!(shell(&runbook, "setup")?.execute(&runbook.blocks[1])?);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_missing_leaves_a_block_out() -> Result<()> {
+        let runbook = page("bash verify needs=prometheus", "exit 3")?;
+        assert!(!shell(&runbook, "needs")?.execute(&runbook.blocks[0])?);
         Ok(())
     }
 

@@ -157,7 +157,7 @@ fn whole(panel: &Json) -> Result<()> {
     for expression in expressions(panel)? {
         let ranges: Vec<&str> = expression.split('[').skip(1).collect();
         let known = |r: &&str| r.starts_with("$__rate_interval]") || r.starts_with("$__range]");
-        ensure!(ranges.iter().all(|r| known(&r)), "a hard-coded range: {expression}");
+        ensure!(ranges.iter().all(known), "a hard-coded range: {expression}");
         for name in metrics(expression)?.iter().filter(|name| name.ends_with("_total")) {
             let rated =
                 ["rate(", "increase("].iter().any(|f| expression.contains(&format!("{f}{name}")));
