@@ -1,5 +1,6 @@
 //! Our Avro bytes held to apache-avro's, in both directions.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 #![expect(
     deprecated,
     reason = "the one-call functions are what a golden test wants; their successors are builders"

@@ -1,6 +1,6 @@
 //! The producer on a real cluster: killed, resumed, refused. Needs brokers with the product's
 //! topics; `CAUDAL_TEST_BOOTSTRAP=localhost:9092` says where.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use caudal_core::avro::{self, Reader};
 use caudal_core::decode::Record;

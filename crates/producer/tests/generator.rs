@@ -1,5 +1,5 @@
 //! The generator: the same everywhere, and as it says.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use caudal_core::decode::{Record, decode};
 use caudal_core::dedup::{Dedup, Outcome, Seen};

@@ -1,5 +1,5 @@
 //! What a mapping file makes of lines, and how it says what is wrong with itself.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use caudal_core::reject::Reason;
 use caudal_core::transaction::Kind;

@@ -4,7 +4,7 @@ mod report;
 mod reset;
 
 use crate::scrape::Scrape;
-use crate::{drained, services, topics};
+use crate::{drained, services, topics, verify};
 use anyhow::{Context as _, Result, bail};
 use caudal_kafka::Kafka;
 use caudal_stack::Stack;
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// The demo gives up when nothing moves for this long.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The processor's default: the demo starts it without another.
+const DEDUP_HORIZON_S: u32 = 3600;
 
 /// Arguments of `caudal demo`.
 #[derive(Debug, Args)]
@@ -94,8 +97,9 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         "every record is a row or a dead letter; reading all topics and tables again to prove it",
     );
     let stored = report::stored(&database_url).await?;
-    let balanced = true;
+    let sheet = verify::balance(&kafka, &database_url, DEDUP_HORIZON_S).await?;
     let lines = lines_sent(&stack)?.unwrap_or(lines);
+    println!("\n{}", sheet.text());
     report::print(&stack, &stored, lines, steps.begun.elapsed(), drained)?;
     let mut differences = Vec::new();
     if args.data.is_empty() {
@@ -103,7 +107,7 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         differences = report::compare(&serde_json::from_str(&text)?, &stored);
         differences.iter().for_each(|difference| println!("DIFFERENT  {difference}"));
     }
-    match (balanced, differences.is_empty()) {
+    match (sheet.is_balanced(), differences.is_empty()) {
         (true, true) => Ok(()),
         _ => bail!("the ledger does not balance; see the lines above"),
     }
