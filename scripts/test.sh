@@ -3,7 +3,7 @@
 # Prints seconds per suite, skipped tests last, and ends with one line of counts.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export RUST_BACKTRACE=0
+. scripts/stack-for-tests.sh
 
 suites=() skipped=() passed=0 failed=0
 logs=target/test-logs
@@ -25,7 +25,7 @@ suite() { # name command...
 }
 
 finish() {
-  [[ -z ${CAUDAL_TEST_HOME:-} ]] || target/release/caudal stack down --wipe >"$logs/down.log" 2>&1 || true
+  [[ ! -x target/release/caudal ]] || stack_down
   echo
   echo "seconds per suite (logs in $logs):"
   printf '  %s\n' "${suites[@]}"
@@ -38,8 +38,6 @@ suite "check" scripts/check.sh
 suite "build" scripts/build.sh
 if ((failed)); then finish; exit; fi
 
-export CAUDAL_TEST_HOME=${CAUDAL_TEST_HOME:-$PWD/target/test-stack} CAUDAL_PORT_OFFSET=${CAUDAL_TEST_PORT_OFFSET:-10000}
-export CAUDAL_HOME=$CAUDAL_TEST_HOME CAUDAL_JARS=${CAUDAL_JARS:-$PWD/.caudal/jars}
 cargo test --release --locked --no-run --quiet -p caudal-e2e -p caudal-stack -p caudal-sink -p caudal-producer
 suite "stack up" target/release/caudal stack up
 if ((failed)); then finish; exit; fi

@@ -1,0 +1,38 @@
+//! `caudal-bench`: first figures on the native stack. Needs `CAUDAL_TEST_HOME` (`make bench`).
+//!
+//! Every sample goes to `bench/results/<date>/`; what is printed is computed from those samples.
+
+mod commit;
+mod drain;
+mod latency;
+mod results;
+
+use anyhow::{Context as _, Result, bail};
+use caudal_e2e::pipeline::Pipeline;
+use std::process::ExitCode;
+
+fn run() -> Result<()> {
+    let wanted = std::env::args().nth(1).unwrap_or_else(|| "all".to_owned());
+    let pipeline = || Pipeline::empty("bench")?.context("no stack; run `make bench`");
+    match wanted.as_str() {
+        "commit" => commit::run(&pipeline()?),
+        "drain" => drain::run(&pipeline()?),
+        "latency" => latency::run(&pipeline()?),
+        "all" => {
+            commit::run(&pipeline()?)?;
+            drain::run(&pipeline()?)?;
+            latency::run(&pipeline()?)
+        }
+        other => bail!("unknown benchmark {other}; known are commit, drain, latency, all"),
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("caudal-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# First figures on a stack of its own. Arguments: commit, drain, latency or all.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/stack-for-tests.sh
+
+cargo build --release --locked --quiet -p caudal-e2e --bin caudal-bench
+trap stack_down EXIT
+target/release/caudal stack up
+target/release/caudal-bench "${1:-all}"

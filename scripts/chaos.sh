@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Kills services, brokers and the database in mid-work, ROUNDS times with new moments each; SEED
+# repeats a round. Ends at the first round that loses or doubles anything, and prints its seed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/stack-for-tests.sh
+
+trap stack_down EXIT
+target/release/caudal stack up
+for round in $(seq 1 "${ROUNDS:-3}"); do
+  for test in kills second_instances brokers; do
+    echo "== round $round: $test"
+    CAUDAL_SEED=${SEED:-$RANDOM} cargo test --release --locked --quiet -p caudal-e2e --test "$test" -- --nocapture
+  done
+done
+echo "chaos: ${ROUNDS:-3} rounds, nothing lost, nothing doubled"
