@@ -14,7 +14,7 @@ step() {
 step format cargo fmt --all --check
 step clippy cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
 step "unit tests" cargo test --release --locked --workspace --exclude caudal-e2e --quiet
-step "shape of the project" cargo test --release --locked --quiet -p caudal-e2e --test shape
+step "shape of the project" cargo test --release --locked --quiet -p caudal-e2e --lib --test shape
 if command -v cargo-deny >/dev/null; then
   step licences cargo deny check bans licenses sources
 else

@@ -38,6 +38,8 @@ suite "check" scripts/check.sh
 suite "build" scripts/build.sh
 if ((failed)); then finish; exit; fi
 
+# First: in CI it installs Prometheus, which the stack then runs too.
+suite "alert rules" scripts/promtool-test.sh
 cargo test --release --locked --no-run --quiet -p caudal-e2e -p caudal-stack -p caudal-sink -p caudal-producer
 suite "stack up" target/release/caudal stack up
 if ((failed)); then finish; exit; fi
@@ -54,5 +56,4 @@ suite "producer on Kafka" cargo test --release --locked --quiet -p caudal-produc
 for test in dead_letters verify kills second_instances brokers retail services dashboard docker runbook; do
   suite "${test//_/ }" e2e "$test"
 done
-suite "alert rules" scripts/promtool-test.sh
 finish
