@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/stack-for-tests.sh
 
-cargo build --release --locked --quiet -p caudal-e2e --bin caudal-bench
+scripts/build.sh
 trap stack_down EXIT
 target/release/caudal stack up
 target/release/caudal-bench "${1:-all}"

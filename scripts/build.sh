@@ -7,5 +7,7 @@ if [[ ! -d target/release ]]; then
   echo "build: first build; OpenSSL and librdkafka are compiled from source, 4 to 8 minutes on 2 cores"
 fi
 begun=$SECONDS
-cargo build --release --locked -p caudal-cli -p caudal-producer -p caudal-processor -p caudal-sink
+# Always the whole workspace: cargo unites features per selection, and another selection would
+# compile OpenSSL and librdkafka again.
+cargo build --release --locked --workspace
 echo "build: $((SECONDS - begun)) s"

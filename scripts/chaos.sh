@@ -10,7 +10,7 @@ target/release/caudal stack up
 for round in $(seq 1 "${ROUNDS:-3}"); do
   for test in kills second_instances brokers; do
     echo "== round $round: $test"
-    CAUDAL_SEED=${SEED:-$RANDOM} cargo test --release --locked --quiet -p caudal-e2e --test "$test" -- --nocapture
+    CAUDAL_SEED=${SEED:-$RANDOM} cargo test --release --locked --workspace --quiet --test "$test" -- --nocapture
   done
 done
 echo "chaos: ${ROUNDS:-3} rounds, nothing lost, nothing doubled"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What must pass before every commit: format, clippy, unit tests, dependency rules, licences.
-# One profile, release, for all of it: OpenSSL and librdkafka are then compiled once.
+# One profile, release, and the whole workspace each time: OpenSSL and librdkafka are then compiled
+# once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,8 +14,7 @@ step() {
 
 step format cargo fmt --all --check
 step clippy cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
-step "unit tests" cargo test --release --locked --workspace --exclude caudal-e2e --quiet
-step "shape of the project" cargo test --release --locked --quiet -p caudal-e2e --lib --test shape
+step "unit tests" cargo test --release --locked --workspace --quiet --lib --bins --test golden --test shape --test mapping --test lines --test generator
 if command -v cargo-deny >/dev/null; then
   step licences cargo deny check bans licenses sources
 else

@@ -34,13 +34,13 @@ finish() {
   ((failed == 0))
 }
 
+suite "build" cargo build --release --locked --workspace --all-targets --quiet
+if ((failed)); then finish; exit; fi
 suite "check" scripts/check.sh
-suite "build" scripts/build.sh
 if ((failed)); then finish; exit; fi
 
 # First: in CI it installs Prometheus, which the stack then runs too.
 suite "alert rules" scripts/promtool-test.sh
-cargo test --release --locked --no-run --quiet -p caudal-e2e -p caudal-stack -p caudal-sink -p caudal-producer
 suite "stack up" target/release/caudal stack up
 if ((failed)); then finish; exit; fi
 grep -hoE 'PostgreSQL\) [0-9.]+' "$logs/stack-up.log" | head -1 | sed 's/^PostgreSQL) /PostgreSQL version /' || true
@@ -48,12 +48,10 @@ grep -hoE 'Kafka version: [0-9.]+' "$CAUDAL_TEST_HOME"/logs/broker-1* | head -1 
 eval "$(target/release/caudal stack env)"
 export CAUDAL_TEST_DATABASE_URL=$DATABASE_URL CAUDAL_TEST_BOOTSTRAP=$BOOTSTRAP_SERVERS
 
-e2e() { cargo test --release --locked --quiet -p caudal-e2e --test "$1" -- --test-threads=1 --nocapture; }
+run() { cargo test --release --locked --workspace --quiet --test "$1" -- --test-threads=1 --nocapture; }
 
-suite "course commands" cargo test --release --locked --quiet -p caudal-stack --test course -- --nocapture
-suite "sink on PostgreSQL" cargo test --release --locked --quiet -p caudal-sink --tests -- --test-threads=1 --nocapture
-suite "producer on Kafka" cargo test --release --locked --quiet -p caudal-producer --tests -- --test-threads=1 --nocapture
-for test in dead_letters verify kills second_instances brokers retail services dashboard docker runbook; do
-  suite "${test//_/ }" e2e "$test"
+for test in course database doubtful_commit cluster dead_letters verify kills second_instances \
+  brokers retail services dashboard docker runbook; do
+  suite "${test//_/ }" run "$test"
 done
 finish

@@ -77,36 +77,50 @@ pub struct Dedup {
 
 const BUCKET: i64 = crate::time::MINUTE;
 
+/// The first minute that is still remembered.
+fn oldest_kept(stream_time: i64, horizon: i64) -> i64 {
+    stream_time.saturating_sub(horizon).div_euclid(BUCKET)
+}
+
 impl Dedup {
-    /// Looks up, and remembers what is new.
-    pub fn check(&mut self, seen: &Seen) -> Outcome {
+    /// Looks up, and remembers what is new and within the horizon.
+    ///
+    /// What lies beyond the horizon at `stream_time` counts as forgotten even if [`Dedup::evict`]
+    /// has not been called since: the answer must not depend on when commits fall.
+    pub fn check(&mut self, seen: &Seen, stream_time: i64, horizon: i64) -> Outcome {
+        let keep = oldest_kept(stream_time, horizon);
         match self.ids.get(&seen.id) {
-            Some((payload, _)) if *payload == seen.payload => Outcome::Duplicate,
-            Some(_) => Outcome::Conflict,
-            None => {
-                self.insert(seen);
-                Outcome::New
-            }
+            Some((_, event_time)) if event_time.div_euclid(BUCKET) < keep => {}
+            Some((payload, _)) if *payload == seen.payload => return Outcome::Duplicate,
+            Some(_) => return Outcome::Conflict,
+            None => {}
         }
+        if seen.event_time.div_euclid(BUCKET) >= keep {
+            self.insert(seen);
+        }
+        Outcome::New
     }
 
     /// Remembers an id (when a state block is read back).
     pub fn insert(&mut self, seen: &Seen) {
-        if self.ids.insert(seen.id, (seen.payload, seen.event_time)).is_none() {
-            self.buckets.entry(seen.event_time.div_euclid(BUCKET)).or_default().push(seen.id);
-        }
+        self.ids.insert(seen.id, (seen.payload, seen.event_time));
+        self.buckets.entry(seen.event_time.div_euclid(BUCKET)).or_default().push(seen.id);
     }
 
     /// Forgets ids whose event time is more than `horizon` behind `stream_time` (microseconds),
     /// whole minutes at a time.
     pub fn evict(&mut self, stream_time: i64, horizon: i64) {
-        let keep = stream_time.saturating_sub(horizon).div_euclid(BUCKET);
+        let keep = oldest_kept(stream_time, horizon);
         while let Some(bucket) = self.buckets.first_entry() {
-            if *bucket.key() >= keep {
+            let minute = *bucket.key();
+            if minute >= keep {
                 break;
             }
             for id in bucket.remove() {
-                self.ids.remove(&id);
+                // An id that came again after it was forgotten lives on in a later bucket.
+                if self.ids.get(&id).is_some_and(|(_, at)| at.div_euclid(BUCKET) == minute) {
+                    self.ids.remove(&id);
+                }
             }
         }
     }
@@ -128,6 +142,7 @@ impl Dedup {
 mod tests {
     use super::*;
     use crate::time::{HOUR, MINUTE};
+    use proptest::prelude::*;
 
     fn seen(id: u8, payload: u8, event_time: i64) -> Seen {
         Seen { id: [id; 16], payload: [payload; 16], event_time }
@@ -136,22 +151,40 @@ mod tests {
     #[test]
     fn tells_new_duplicate_and_conflict_apart() {
         let mut dedup = Dedup::default();
-        assert_eq!(dedup.check(&seen(1, 1, 0)), Outcome::New);
-        assert_eq!(dedup.check(&seen(1, 1, 0)), Outcome::Duplicate);
-        assert_eq!(dedup.check(&seen(1, 2, 0)), Outcome::Conflict);
-        assert_eq!(dedup.check(&seen(1, 1, 0)), Outcome::Duplicate);
+        assert_eq!(dedup.check(&seen(1, 1, 0), 0, HOUR), Outcome::New);
+        assert_eq!(dedup.check(&seen(1, 1, 0), 0, HOUR), Outcome::Duplicate);
+        assert_eq!(dedup.check(&seen(1, 2, 0), 0, HOUR), Outcome::Conflict);
+        assert_eq!(dedup.check(&seen(1, 1, 0), 0, HOUR), Outcome::Duplicate);
     }
 
     #[test]
     fn forgets_beyond_the_horizon_only() {
         let mut dedup = Dedup::default();
-        dedup.check(&seen(1, 1, 0));
-        dedup.check(&seen(2, 1, 10 * MINUTE));
+        dedup.check(&seen(1, 1, 0), 0, HOUR);
+        dedup.check(&seen(2, 1, 10 * MINUTE), 10 * MINUTE, HOUR);
         dedup.evict(HOUR, HOUR);
         assert_eq!(dedup.len(), 2);
         dedup.evict(HOUR + MINUTE, HOUR);
         assert_eq!(dedup.len(), 1);
-        assert_eq!(dedup.check(&seen(2, 1, 10 * MINUTE)), Outcome::Duplicate);
-        assert_eq!(dedup.check(&seen(1, 1, 0)), Outcome::New);
+        assert_eq!(dedup.check(&seen(2, 1, 10 * MINUTE), HOUR + MINUTE, HOUR), Outcome::Duplicate);
+        assert_eq!(dedup.check(&seen(1, 1, 0), HOUR + MINUTE, HOUR), Outcome::New);
+    }
+
+    proptest! {
+        /// The answers are the same whether it evicts after every record or never.
+        #[test]
+        fn answers_do_not_depend_on_when_commits_fall(
+            records in prop::collection::vec((0_u8..6, 0_u8..2, 0_i64..300), 1..60)
+        ) {
+            let (mut eager, mut lazy, mut now) = (Dedup::default(), Dedup::default(), i64::MIN);
+            for (id, payload, minute) in records {
+                let seen = seen(id, payload, minute * MINUTE);
+                now = now.max(seen.event_time);
+                prop_assert_eq!(eager.check(&seen, now, HOUR), lazy.check(&seen, now, HOUR));
+                eager.evict(now, HOUR);
+            }
+            lazy.evict(now, HOUR);
+            prop_assert_eq!(eager.len(), lazy.len());
+        }
     }
 }

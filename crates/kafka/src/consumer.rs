@@ -258,8 +258,13 @@ impl GroupConsumer {
                 },
                 error,
             )),
-            _ => {
+            Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut) => {
                 tracing::debug!(%error, "poll");
+                Ok(())
+            }
+            // Nothing is lost: the consumer stays where it is. But somebody should see why.
+            _ => {
+                tracing::warn!(%error, "poll");
                 Ok(())
             }
         }

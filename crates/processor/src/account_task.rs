@@ -142,7 +142,9 @@ impl AccountTask {
         }
         let money = (valid.currency, valid.transaction.amount);
         let seen = Seen::of(&valid);
-        match self.dedup.check(&seen) {
+        // As of this record, whether or not it turns out to be one that moves the stream time.
+        let now = self.stream_time.max(seen.event_time);
+        match self.dedup.check(&seen, now, shared.horizon) {
             Outcome::Duplicate => {
                 self.counts.duplicate += 1;
                 self.ledger.repeat(money.0, money.1)

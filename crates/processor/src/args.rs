@@ -4,6 +4,7 @@ use caudal_kafka::KafkaArgs;
 use caudal_service::args::ServiceArgs;
 use caudal_service::exit::EXIT_CODES;
 use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
 
 /// Port of `/metrics` unless said otherwise.
 pub const METRICS_PORT: u16 = 9402;
@@ -41,6 +42,9 @@ pub struct Args {
     /// Name of this instance [default: host and lowest free slot, stable across restarts]
     #[arg(long, env = "CAUDAL_INSTANCE")]
     pub instance: Option<String>,
+    /// Folder of local state: the locks of the slots
+    #[arg(long, env = "CAUDAL_HOME", value_name = "DIR", default_value = ".caudal")]
+    pub home: PathBuf,
     /// Exit 0 when everything that was there at the start, and everything it caused, is committed
     #[arg(long, env = "CAUDAL_UNTIL_CAUGHT_UP")]
     pub until_caught_up: bool,

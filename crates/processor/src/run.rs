@@ -50,11 +50,8 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// What cannot be waited out: see the message.
 pub fn run(args: &Args) -> Result<()> {
     let shutdown = Shutdown::listen()?;
-    let slot = match &args.instance {
-        Some(_) => None,
-        None => Some(Instance::take("processor")?),
-    };
-    let name = args.instance.clone().or(slot.as_ref().map(|s| s.name.clone())).unwrap_or_default();
+    let instance = Instance::acquire("caudal-processor", args.instance.as_deref(), &args.home)?;
+    let name = instance.name.as_str();
     let kafka = args.kafka.connect(&format!("caudal-processor-{name}"))?;
     let registry = registry("caudal-processor")?;
     let metrics = Metrics::register(&registry)?;
@@ -66,7 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
     let partitions = check_topics(&kafka)?;
     let horizon = i64::from(args.dedup_horizon_s) * caudal_core::time::SECOND;
     let shared = Arc::new(Shared::new(caudal_query::plan::shipped(), partitions, horizon));
-    let mut engine = Engine::start(args, &kafka, shared, metrics, readiness, &name)?;
+    let mut engine = Engine::start(args, &kafka, shared, metrics, readiness, name)?;
     engine.run(&shutdown)
 }
 

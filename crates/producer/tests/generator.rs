@@ -53,7 +53,7 @@ fn expected_agrees_with_decoding_validating_and_dedup() {
                 assert_eq!(record.key.as_deref(), Some(t.account_id.as_bytes()));
                 let money = (valid.currency, t.amount);
                 latest = latest.max(t.event_time);
-                let outcome = dedup.check(&Seen::of(&valid));
+                let outcome = dedup.check(&Seen::of(&valid), latest, HOUR);
                 dedup.evict(latest, HOUR);
                 match outcome {
                     Outcome::New => Class::Valid(money.0, money.1),

@@ -35,7 +35,7 @@ pub struct Args {
           value_parser = clap::value_parser!(u64).range(0..=10_000))]
     pub linger_ms: Option<u64>,
     /// Name of this instance, unique in the group and the same after a restart
-    /// [default: caudal-sink-<host>-<lowest slot that is free here>]
+    /// [default: host and lowest free slot]
     #[arg(long, env = "CAUDAL_INSTANCE")]
     pub instance: Option<String>,
     /// Folder of local state: the locks of the slots

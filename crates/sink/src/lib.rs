@@ -16,7 +16,6 @@ pub mod config;
 pub mod copy;
 pub mod dead_letter;
 pub mod fault;
-pub mod instance;
 pub mod ledger;
 pub mod metrics;
 pub mod migrations;

@@ -5,7 +5,6 @@ use crate::batch::Batch;
 use crate::caught_up::CaughtUp;
 use crate::config::Config;
 use crate::fault::{Action, Fault};
-use crate::instance;
 use crate::metrics::Metrics;
 use crate::postgres::Position;
 use crate::store::{Database, Stored, Trouble};
@@ -17,6 +16,7 @@ use caudal_kafka::consumer::{Change, GroupConsumer, Limits, Membership};
 use caudal_kafka::offsets::Offsets;
 use caudal_service::exit::Halt;
 use caudal_service::http::{self, Readiness};
+use caudal_service::instance::Instance;
 use caudal_service::metrics::registry;
 use caudal_service::shutdown::Shutdown;
 use rand::Rng as _;
@@ -50,8 +50,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(address) = args.service.listen(PORT)? {
         http::serve(address, registry, readiness.clone())?;
     }
-    let instance = instance::acquire(args.instance.as_deref(), &args.home)?;
-    let kafka = args.kafka.connect(&instance.name)?;
+    let instance = Instance::acquire(GROUP, args.instance.as_deref(), &args.home)?;
+    let name = format!("{GROUP}-{}", instance.name);
+    let kafka = args.kafka.connect(&name)?;
     let topics: Vec<Arc<str>> = config.routes.keys().map(Arc::clone).collect();
     let mut outside = Outside { readiness, shutdown, metrics };
 
@@ -75,9 +76,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         true => outside.patiently("Kafka", || CaughtUp::capture(&kafka, &topics))?,
         false => None,
     };
-    let membership = Membership { group: GROUP.into(), instance: instance.name.clone(), topics };
+    let membership = Membership { group: GROUP.into(), instance: name.clone(), topics };
     let consumer = GroupConsumer::join(&kafka, &membership)?;
-    tracing::info!(instance = instance.name, kafka = kafka.bootstrap_servers(), "started");
+    tracing::info!(instance = name, kafka = kafka.bootstrap_servers(), "started");
     let linger = args.linger_ms.or(config.linger_ms).map_or(LINGER, Duration::from_millis);
     let records = args.batch_records.and_then(|n| usize::try_from(n).ok());
     let records = records.or(config.batch_records).unwrap_or(BATCH_RECORDS);

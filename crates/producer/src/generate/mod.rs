@@ -169,7 +169,7 @@ impl Generator {
         // Most people spend in one currency.
         let (currency, scale, low, high) = match account % 10 {
             0..=6 => ("EUR", 2, 6, 17),
-            7 | 8 => ("JPY", 0, 6, 17),
+            7 | 8 => ("JPY", 0, 6, 13),
             _ => ("KWD", 3, 7, 17),
         };
         let units = self.dice.magnitude(low, high);
