@@ -24,7 +24,8 @@ use caudal_core::time::SECOND;
 use caudal_core::topics;
 use caudal_kafka::args::{Isolation, Kafka};
 use caudal_kafka::offsets::Offsets;
-use caudal_processor::engine::Shared;
+use caudal_processor::block::{Assembler, task_of};
+use caudal_processor::engine::{Shared, Stage, TaskId};
 use caudal_query::group::row_key;
 use caudal_query::partials::Partial;
 use caudal_query::plan::{Plan, shipped};
@@ -63,10 +64,10 @@ impl<'k> Balance<'k> {
         let mut snapshot = Snapshot::take(database_url).await?;
         let sink = snapshot.positions(&topics, &mut cut).await?;
         let refused = snapshot.dead_letters(&topics).await?;
-        let reading = Reading::connect(kafka)?;
+        let mut reading = Reading::connect(kafka)?;
         let is_up = || format!("is Kafka up at {}?", kafka.bootstrap_servers());
         cut.partitions = reading.partitions(topics::TRANSACCIONES).with_context(is_up)?;
-        positions(kafka, &mut cut)?;
+        positions(kafka, &mut reading, &mut cut)?;
         Ok(Balance {
             reading,
             snapshot,
@@ -426,8 +427,9 @@ struct RowsFound {
     unproven: u64,
 }
 
-/// The committed positions of the processor, of both stages in one request.
-fn positions(kafka: &Kafka, cut: &mut Cut) -> Result<()> {
+/// The committed positions of the processor, of both stages in one request. Where a group has
+/// forgotten its offsets, the last state block says where its task stands, as for the task itself.
+fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<()> {
     let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::run::GROUP)?;
     let of = |topic: &str| -> Vec<(Arc<str>, i32)> {
         (0..cut.partitions).map(|partition| (Arc::from(topic), partition)).collect()
@@ -435,11 +437,32 @@ fn positions(kafka: &Kafka, cut: &mut Cut) -> Result<()> {
     let (input, partials) = (of(topics::TRANSACCIONES), of(topics::PARCIALES));
     let all: Vec<_> = input.iter().chain(&partials).cloned().collect();
     let committed = committed(&offsets, &all)?;
-    // Nothing committed: nothing processed.
-    let next = |at: &(Arc<str>, i32)| committed.get(at).copied().flatten().unwrap_or(0);
-    cut.input = input.iter().map(next).collect();
-    cut.partials = partials.iter().map(next).collect();
+    let has_all = committed.values().all(Option::is_some);
+    let blocks = if has_all { BTreeMap::new() } else { last_blocks(reading, cut.partitions)? };
+    let next = |stage: Stage, at: &(Arc<str>, i32)| {
+        let block = || blocks.get(&TaskId { stage, partition: at.1 }).copied();
+        // Neither committed nor a block: nothing processed.
+        committed.get(at).copied().flatten().or_else(block).unwrap_or(0)
+    };
+    cut.input = input.iter().map(|at| next(Stage::Account, at)).collect();
+    cut.partials = partials.iter().map(|at| next(Stage::Group, at)).collect();
     Ok(())
+}
+
+/// The next input offset in the last whole state block of each task.
+fn last_blocks(reading: &mut Reading<'_>, partitions: i32) -> Result<BTreeMap<TaskId, i64>> {
+    let mut assemblers: BTreeMap<TaskId, Assembler> = BTreeMap::new();
+    let mut last = BTreeMap::new();
+    reading.all(topics::ESTADO, partitions, None, |record| {
+        let at = || format!("caudal_estado-{}@{}", record.partition, record.offset);
+        let part = record.value.as_deref().unwrap_or_default();
+        let id = task_of(part).with_context(at)?;
+        if let Some(block) = assemblers.entry(id).or_default().add(part).with_context(at)? {
+            last.insert(id, block.next_offset);
+        }
+        Ok(())
+    })?;
+    Ok(last)
 }
 
 type Committed = BTreeMap<(Arc<str>, i32), Option<i64>>;

@@ -4,6 +4,7 @@ use super::differences::Difference;
 use super::identity::{half, read_valid};
 use super::place::{DEAD, INPUT, Place, Topics, VALID};
 use caudal_core::decode::{Record, decode};
+use caudal_core::time::to_rfc3339;
 use caudal_core::transaction::Transaction;
 use caudal_query::group::{key_of, row_key};
 use caudal_query::plan::Plan;
@@ -62,7 +63,7 @@ impl Names<'_> {
                     .map(|t| t.transaction_id);
                 id.map_or_else(|_| UNKNOWN.into(), std::borrow::Cow::into_owned)
             }
-            _ => key(),
+            _ => window_name(&key()),
         }
     }
 
@@ -73,6 +74,27 @@ impl Names<'_> {
         let group = key_of(plan, &valid);
         let keys = plan.window.starts(valid.transaction.event_time).map(|s| row_key(&group, s));
         let found = keys.into_iter().find(|text| half(text) == *key)?;
-        String::from_utf8(found).ok()
+        Some(window_name(&String::from_utf8_lossy(&found)))
+    }
+}
+
+/// The key of an output row for a person: `["85123A","GBP"] 2010-12-01T08:26:00Z`.
+pub fn window_name(key: &str) -> String {
+    let split = key.strip_suffix(']').and_then(|text| text.rsplit_once(','));
+    match split.and_then(|(group, start)| Some((group, start.parse().ok()?))) {
+        Some((group, start)) => format!("{group}] {}", to_rfc3339(start)),
+        None => key.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_has_a_readable_name() {
+        let name = window_name(r#"["85123A","GBP",1291191960000000]"#);
+        assert_eq!(name, r#"["85123A","GBP"] 2010-12-01T08:26:00Z"#);
+        assert_eq!(window_name("t-1"), "t-1");
     }
 }

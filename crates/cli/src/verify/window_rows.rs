@@ -3,6 +3,7 @@
 use super::cut::Cut;
 use super::differences::Differences;
 use super::identity::half;
+use super::names::window_name;
 use super::place::Topics;
 use super::tables::table_of;
 use super::windows::Query;
@@ -64,7 +65,7 @@ impl<'q> WindowRows<'q> {
         }) {
             self.sums.add_nano(currency, values.sum)?;
         }
-        let (text, key) = (String::from_utf8_lossy(&key).into_owned(), half(&key));
+        let (text, key) = (window_name(&String::from_utf8_lossy(&key)), half(&key));
         self.left.remove(&key);
         match self.query.found.stored(&key) {
             Some(found) if found.values == values => {}
