@@ -238,12 +238,13 @@ impl Drop for Service {
     }
 }
 
-/// Where the binaries are: beside the test's own `deps` folder.
+/// Where the binaries are: beside this one, or one above a test's own `deps` folder.
 ///
 /// # Errors
-/// When the test's path is not as cargo lays it out.
+/// When this program's path is not as cargo lays it out.
 pub fn binaries() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let folder = own.parent().and_then(|deps| deps.parent()).context("target folder")?;
-    Ok(folder.to_owned())
+    let folder = own.parent().context("target folder")?;
+    let above = folder.parent().filter(|_| folder.ends_with("deps"));
+    Ok(above.unwrap_or(folder).to_owned())
 }
