@@ -8,6 +8,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 const SHIPPED: &str = include_str!("../../../config/topics.toml");
 
@@ -154,8 +155,33 @@ fn make(admin: &Admin, steps: &[Step]) -> Result<()> {
             Step::Refuse { .. } => refused += 1,
         }
     }
+    let created: Vec<&str> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Create(topic) => Some(topic.name.as_str()),
+            _ => None,
+        })
+        .collect();
+    wait_until_seen(admin, &created)?;
     if refused > 0 {
         bail!("{refused} differences were not made (marked !); see the lines above");
+    }
+    Ok(())
+}
+
+/// The controller has made them; brokers hear of it a moment later, and a service that starts at
+/// once may ask one that has not. Each look may be answered by another broker.
+fn wait_until_seen(admin: &Admin, created: &[&str]) -> Result<()> {
+    const LOOKS: u32 = 5;
+    let (mut seen, until) = (0, Instant::now() + Duration::from_secs(30));
+    while !created.is_empty() && seen < LOOKS {
+        let topics = admin.topics()?;
+        let all = created.iter().all(|name| topics.contains_key(*name));
+        seen = if all { seen + 1 } else { 0 };
+        if Instant::now() > until {
+            bail!("the topics were created, but the brokers do not list them after 30 s");
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }

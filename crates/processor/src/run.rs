@@ -39,6 +39,8 @@ pub const GROUP: &str = "caudal-processor";
 /// How long to wait for brokers at start and after a doubt before giving up (a supervisor then
 /// restarts the process).
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long to wait for a topic that is missing.
+const TOPICS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long restoring may hold up a poll.
 const RESTORE_SLICE: Duration = Duration::from_millis(200);
 /// Bytes of input of one commit: with what they cause they stay below the producer's queue.
@@ -67,9 +69,22 @@ pub fn run(args: &Args) -> Result<()> {
     engine.run(&shutdown)
 }
 
-/// Every topic must be there, with as many partitions as its keys need.
+/// Every topic must be there, with as many partitions as its keys need. A topic that was made a
+/// moment ago may not have reached every broker: it is waited for.
 fn check_topics(kafka: &Kafka) -> Result<i32> {
-    let found = wait_for_topics(kafka)?;
+    let until = Instant::now() + TOPICS_PATIENCE;
+    loop {
+        match partition_count(&wait_for_topics(kafka)?) {
+            Err(error) if Instant::now() < until => {
+                tracing::debug!(%error, "topics");
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn partition_count(found: &BTreeMap<String, admin::Topic>) -> Result<i32> {
     let partitions = |topic: &str| {
         found.get(topic).map(|t| t.partitions).ok_or_else(|| {
             Usage(format!(

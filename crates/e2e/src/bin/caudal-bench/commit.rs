@@ -43,10 +43,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
         }
     }
     let summary = results::summary("ms", &samples);
-    println!(
-        "  p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-        summary["p50"], summary["p99"], summary["max"]
-    );
+    println!("  {}", results::headline(&summary));
     results::write("commit", &summary)
 }
 

@@ -46,10 +46,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
     ensure!(latencies.len() == usize::try_from(RATE * SECONDS)?, "{} rows seen", latencies.len());
     pipeline.assert_balanced()?;
     let summary = results::summary("ms", &latencies);
-    println!(
-        "  p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms; balanced",
-        summary["p50"], summary["p99"], summary["max"]
-    );
+    println!("  {}; balanced", results::headline(&summary));
     results::write("latency", &summary)
 }
 

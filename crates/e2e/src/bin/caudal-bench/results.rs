@@ -22,7 +22,9 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
 
 /// min, p50, p90, p99 and max of samples, and the samples themselves in the order taken.
 pub fn summary(unit: &str, samples: &[f64]) -> Json {
-    let mut sorted = samples.to_vec();
+    // A hundredth is finer than any clock here can tell.
+    let samples: Vec<f64> = samples.iter().map(|s| (s * 100.0).round() / 100.0).collect();
+    let mut sorted = samples.clone();
     sorted.sort_by(f64::total_cmp);
     json!({
         "unit": unit,
@@ -34,6 +36,13 @@ pub fn summary(unit: &str, samples: &[f64]) -> Json {
         "max": sorted.last(),
         "samples": samples,
     })
+}
+
+/// `p50 …, p99 …, max …` of a summary, in whole units.
+pub fn headline(summary: &Json) -> String {
+    let of = |name: &str| summary[name].as_f64().unwrap_or(f64::NAN);
+    let unit = summary["unit"].as_str().unwrap_or_default();
+    format!("p50 {:.0} {unit}, p99 {:.0} {unit}, max {:.0} {unit}", of("p50"), of("p99"), of("max"))
 }
 
 /// CPU seconds of a process, of its ended children, and of its children that live.
@@ -82,8 +91,7 @@ pub fn write(name: &str, result: &Json) -> Result<()> {
         "kafka": "4.3.1, three combined brokers on this machine",
     });
     let path = folder.join(format!("{name}.json"));
-    let text =
-        serde_json::to_string_pretty(&json!({"environment": environment, "result": result}))?;
+    let text = serde_json::to_string(&json!({"environment": environment, "result": result}))?;
     std::fs::write(&path, text + "\n")?;
     println!("  samples: {}", path.canonicalize().unwrap_or(path).display());
     Ok(())
