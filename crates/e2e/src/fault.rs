@@ -61,9 +61,9 @@ impl Work<'_> {
     }
 }
 
-/// Kills a service at a random moment at which it has work in flight: waits, freezes it (SIGSTOP),
-/// looks, and kills it (SIGKILL) if something is open; else lets it go on and tries again.
-/// Prints and gives what was in flight.
+/// Kills a service at a random moment at which it has work in flight: waits for a random time, then
+/// for work to be open; freezes the service (SIGSTOP), looks again, and kills it (SIGKILL) if the
+/// work is still open; else lets it go on and looks for the next. Prints and gives what was open.
 ///
 /// # Errors
 /// When no such moment came, or the service ended by itself: the run proves nothing.
@@ -72,24 +72,27 @@ pub fn kill_in_flight(
     work: &Work<'_>,
     moments: &mut Moments,
 ) -> Result<String> {
+    moments.wait(Duration::from_millis(1500));
     let until = Instant::now() + PATIENCE;
     loop {
-        moments.wait(Duration::from_millis(1500));
         if let Some(status) = service.ended()? {
             bail!(
                 "the service ended by itself ({status}) before it could be killed: nothing was in flight; log {}",
                 service.log.display()
             );
         }
-        signal(service.pid(), "STOP")?;
-        let found = work.find();
-        if let Ok(Some(found)) = found {
-            service.kill()?;
-            println!("killed with work in flight: {found}");
-            return Ok(found);
+        if work.find()?.is_some() {
+            signal(service.pid(), "STOP")?;
+            // Frozen: what is open now stays open until the kill.
+            let found = work.find();
+            if let Ok(Some(found)) = found {
+                service.kill()?;
+                println!("killed with work in flight: {found}");
+                return Ok(found);
+            }
+            signal(service.pid(), "CONT")?;
+            found?;
         }
-        signal(service.pid(), "CONT")?;
-        found?;
         ensure!(
             Instant::now() < until,
             "no work was in flight for {} s: the fault would hit nothing",

@@ -8,7 +8,7 @@ use caudal_e2e::flight::OpenTxns;
 use caudal_e2e::pipeline::Pipeline;
 use std::time::Duration;
 
-const RECORDS: &str = "120000";
+const RECORDS: &str = "200000";
 const LIMIT: Duration = Duration::from_secs(240);
 
 #[test]
