@@ -46,8 +46,9 @@ pub fn signal(pid: u32, name: &str) -> Result<()> {
 
 /// What was in flight when a process was killed.
 pub enum Work<'a> {
-    /// An open Kafka transaction in a topic that the process writes.
-    Txn(&'a OpenTxns),
+    /// An open Kafka transaction in a topic that the process writes, begun at or after these ends:
+    /// those before the process was started, so that it is its own.
+    Txn(&'a OpenTxns, Vec<i64>),
     /// An open transaction of the sink in PostgreSQL.
     DbTx(&'a str),
 }
@@ -55,7 +56,7 @@ pub enum Work<'a> {
 impl Work<'_> {
     fn find(&self) -> Result<Option<String>> {
         match self {
-            Work::Txn(open) => Ok(open.find()?.map(|txn| format!("{txn:?}"))),
+            Work::Txn(open, since) => Ok(open.find_since(since)?.map(|txn| format!("{txn:?}"))),
             Work::DbTx(url) => open_db_tx(url),
         }
     }

@@ -42,10 +42,27 @@ impl OpenTxns {
     /// # Errors
     /// When a partition's leader does not answer.
     pub fn find(&self) -> Result<Option<OpenTxn>> {
-        for p in 0..self.partitions {
+        self.find_since(&vec![0; usize::try_from(self.partitions)?])
+    }
+
+    /// The end of each partition.
+    ///
+    /// # Errors
+    /// When a partition's leader does not answer.
+    pub fn ends(&self) -> Result<Vec<i64>> {
+        (0..self.partitions).map(|p| Ok(self.all.watermarks(self.topic, p)?.1)).collect()
+    }
+
+    /// A partition with a transaction that is open and began at or after these ends: what a
+    /// predecessor left open there does not count.
+    ///
+    /// # Errors
+    /// When a partition's leader does not answer.
+    pub fn find_since(&self, ends: &[i64]) -> Result<Option<OpenTxn>> {
+        for (p, since) in (0..self.partitions).zip(ends) {
             let (_, end) = self.all.watermarks(self.topic, p)?;
             let (_, stable) = self.stable.watermarks(self.topic, p)?;
-            if stable < end {
+            if stable < end && stable >= *since {
                 return Ok(Some(OpenTxn { partition: format!("{}-{p}", self.topic), stable, end }));
             }
         }

@@ -23,9 +23,10 @@ fn killed_services_lose_and_repeat_nothing() -> Result<()> {
         ["--generate", RECORDS, "--seed", seed, "--batch-records", "2000", "--rate", "6000"];
     let into_input = OpenTxns::of(&pipeline.kafka, topics::TRANSACCIONES)?;
     for kill in 1..=3 {
-        let mut producer = pipeline.start("caudal-producer", "producer", &produce)?;
         let before = into_input.total()?;
-        kill_in_flight(&mut producer, &Work::Txn(&into_input), &mut moments)?;
+        let work = Work::Txn(&into_input, into_input.ends()?);
+        let mut producer = pipeline.start("caudal-producer", "producer", &produce)?;
+        kill_in_flight(&mut producer, &work, &mut moments)?;
         println!(
             "producer kill {kill}: input grew from {before} to {} before it",
             into_input.total()?
@@ -36,9 +37,10 @@ fn killed_services_lose_and_repeat_nothing() -> Result<()> {
     let process = ["--batch-records", "3000"];
     let into_output = OpenTxns::of(&pipeline.kafka, topics::VALIDAS)?;
     for kill in 1..=3 {
-        let mut processor = pipeline.start("caudal-processor", "processor", &process)?;
         let before = into_output.total()?;
-        kill_in_flight(&mut processor, &Work::Txn(&into_output), &mut moments)?;
+        let work = Work::Txn(&into_output, into_output.ends()?);
+        let mut processor = pipeline.start("caudal-processor", "processor", &process)?;
+        kill_in_flight(&mut processor, &work, &mut moments)?;
         println!(
             "processor kill {kill}: output grew from {before} to {} before it",
             into_output.total()?
