@@ -84,12 +84,6 @@ impl Bench {
         child.wait().unwrap().code().unwrap()
     }
 
-    /// End of each partition: of what is committed, or of everything.
-    fn ends(&self, isolation: Isolation) -> Vec<i64> {
-        let offsets = Offsets::connect(&self.kafka(), isolation, "producer-test").unwrap();
-        (0..PARTITIONS).map(|p| offsets.watermarks(&self.name, p).unwrap().1).collect()
-    }
-
     fn read(&self) -> Vec<Record> {
         let mut reader = LogReader::connect(&self.kafka(), &self.name).unwrap();
         (0..PARTITIONS).for_each(|p| reader.add(p, None));
@@ -109,6 +103,42 @@ impl Drop for Bench {
         self.admin().delete(&[&self.name]).ok();
         fs::remove_dir_all(&self.folder).ok();
     }
+}
+
+/// Sees open transactions: the last stable offset stays behind the high watermark.
+struct Watch<'a> {
+    bench: &'a Bench,
+    stable: Offsets,
+    all: Offsets,
+}
+
+impl<'a> Watch<'a> {
+    fn new(bench: &'a Bench) -> Watch<'a> {
+        let offsets =
+            |isolation| Offsets::connect(&bench.kafka(), isolation, "producer-test").unwrap();
+        let (stable, all) =
+            (offsets(Isolation::ReadCommitted), offsets(Isolation::ReadUncommitted));
+        Watch { bench, stable, all }
+    }
+
+    fn ends(&self, offsets: &Offsets) -> Vec<i64> {
+        (0..PARTITIONS).map(|p| offsets.watermarks(&self.bench.name, p).unwrap().1).collect()
+    }
+
+    /// An open transaction that began at or after these ends: not one that a predecessor left.
+    fn open_since(&self, ends: &[i64]) -> Option<String> {
+        (0..PARTITIONS).zip(ends).find_map(|(p, since)| {
+            let end = self.all.watermarks(&self.bench.name, p).unwrap().1;
+            let stable = self.stable.watermarks(&self.bench.name, p).unwrap().1;
+            let open = stable < end && stable >= *since;
+            open.then(|| format!("partition {p}, stable {stable}, end {end}"))
+        })
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
 }
 
 /// Ids of the transactions, and the sum of their amounts in thousandths; every key leads to its
@@ -134,31 +164,35 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-/// Kills the producer until three kills have hit an open transaction, lets it end, and counts.
+/// Kills the producer three times, each at a random moment at which a transaction of its own is
+/// open, then lets it end, and counts.
 fn kill_until_done(bench: &Bench, input: &Path, batch: &str, (lines, sum): (u64, i128)) {
     let mut dice = Dice::new(u64::from(std::process::id()));
-    let mut in_flight = 0;
-    let mut starts = 0;
-    loop {
-        starts += 1;
-        assert!(starts < 40, "it never gets done");
-        let mut child =
-            bench.start("online-retail.toml", input.to_str().unwrap(), &["--batch-records", batch]);
-        let patience = u64::try_from(dice.between(1_200, 3_500)).unwrap();
-        sleep(Duration::from_millis(patience));
-        if in_flight < 3 && child.try_wait().unwrap().is_none() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            let stable = bench.ends(Isolation::ReadCommitted);
-            let all = bench.ends(Isolation::ReadUncommitted);
-            println!("killed after {patience} ms at offsets {stable:?}, open up to {all:?}");
-            in_flight += i32::from(stable != all);
-            continue;
-        }
-        assert!(child.wait().unwrap().success());
-        break;
+    let watch = Watch::new(bench);
+    let start =
+        || bench.start("online-retail.toml", input.to_str().unwrap(), &["--batch-records", batch]);
+    for kill in 1..=3 {
+        let before = watch.ends(&watch.all);
+        let mut child = start();
+        sleep(Duration::from_millis(u64::try_from(dice.between(0, 800)).unwrap()));
+        let open = loop {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended before kill {kill}: nothing was in flight");
+            if watch.open_since(&before).is_none() {
+                continue;
+            }
+            signal(&child, "STOP");
+            // Frozen: what is open now stays open until the kill.
+            if let Some(open) = watch.open_since(&before) {
+                break open;
+            }
+            signal(&child, "CONT");
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        println!("kill {kill} with an open transaction: {open}");
     }
-    assert_eq!(in_flight, 3, "too few kills hit an open transaction");
+    assert!(start().wait().unwrap().success());
     let records = bench.read();
     let (ids, found) = balance(&records);
     assert_eq!((records.len() as u64, ids.len() as u64), (lines, lines));
