@@ -49,15 +49,16 @@ pub enum Work<'a> {
     /// An open Kafka transaction in a topic that the process writes, begun at or after these ends:
     /// those before the process was started, so that it is its own.
     Txn(&'a OpenTxns, Vec<i64>),
-    /// An open transaction of the sink in PostgreSQL.
-    DbTx(&'a str),
+    /// An open transaction of the sink in PostgreSQL: the database, and its time before the sink
+    /// was started.
+    DbTx(&'a str, String),
 }
 
 impl Work<'_> {
     fn find(&self) -> Result<Option<String>> {
         match self {
             Work::Txn(open, since) => Ok(open.find_since(since)?.map(|txn| format!("{txn:?}"))),
-            Work::DbTx(url) => open_db_tx(url),
+            Work::DbTx(url, since) => open_db_tx(url, since),
         }
     }
 }

@@ -78,15 +78,27 @@ impl OpenTxns {
     }
 }
 
-/// The sink's open transaction in PostgreSQL that has written something, as text.
+/// The sink's open transaction in PostgreSQL that has written something, as text; of a session
+/// that began after `since` (PostgreSQL's own clock), so that a predecessor's does not count.
 ///
 /// # Errors
 /// When PostgreSQL does not answer.
-pub fn open_db_tx(database_url: &str) -> Result<Option<String>> {
+pub fn open_db_tx(database_url: &str, since: &str) -> Result<Option<String>> {
     let found = query::texts(
         database_url,
-        "SELECT format('%s, %s, since %s', state, left(query, 40), clock_timestamp() - xact_start) \
-         FROM pg_stat_activity WHERE application_name LIKE 'caudal-sink%' AND backend_xid IS NOT NULL",
+        &format!(
+            "SELECT format('%s, %s, since %s', state, left(query, 40), clock_timestamp() - xact_start) \
+             FROM pg_stat_activity WHERE application_name LIKE 'caudal-sink%' \
+             AND backend_xid IS NOT NULL AND backend_start > '{since}'"
+        ),
     )?;
     Ok(found.into_iter().next())
+}
+
+/// What PostgreSQL's clock says.
+///
+/// # Errors
+/// When PostgreSQL does not answer.
+pub fn database_time(database_url: &str) -> Result<String> {
+    query::text(database_url, "SELECT clock_timestamp()::text")
 }

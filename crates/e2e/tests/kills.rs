@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use caudal_core::topics;
 use caudal_e2e::expectation::Expectation;
 use caudal_e2e::fault::{Moments, Work, kill_in_flight};
-use caudal_e2e::flight::OpenTxns;
+use caudal_e2e::flight::{OpenTxns, database_time};
 use caudal_e2e::pipeline::Pipeline;
 use std::time::Duration;
 
@@ -49,8 +49,9 @@ fn killed_services_lose_and_repeat_nothing() -> Result<()> {
     let _processor = pipeline.start("caudal-processor", "processor", &process)?;
 
     for kill in 1..=3 {
+        let since = database_time(&pipeline.database_url)?;
         let mut sink = pipeline.start("caudal-sink", "sink", &["--batch-records", "1000"])?;
-        kill_in_flight(&mut sink, &Work::DbTx(&pipeline.database_url), &mut moments)?;
+        kill_in_flight(&mut sink, &Work::DbTx(&pipeline.database_url, since), &mut moments)?;
         println!("sink kill {kill}");
     }
     let _sink = pipeline.start("caudal-sink", "sink", &["--batch-records", "1000"])?;

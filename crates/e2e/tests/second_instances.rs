@@ -62,7 +62,7 @@ fn wait_for_log(service: &Service, text: &str, what: &str) -> Result<bool> {
 fn crash_postgres(pipeline: &Pipeline) -> Result<()> {
     let mut open = None;
     wait_until("the sink has a transaction open", Duration::from_secs(60), || {
-        open = open_db_tx(&pipeline.database_url)?;
+        open = open_db_tx(&pipeline.database_url, "-infinity")?;
         Ok(open.is_some())
     })?;
     let rows = query::text(&pipeline.database_url, "SELECT count(*)::text FROM transactions")?;
