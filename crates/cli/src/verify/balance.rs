@@ -23,9 +23,9 @@ use caudal_core::schema::Schemas;
 use caudal_core::time::SECOND;
 use caudal_core::topics;
 use caudal_kafka::args::{Isolation, Kafka};
-use caudal_kafka::offsets::Offsets;
+use caudal_kafka::offsets::{Committed, Offsets};
 use caudal_processor::block::{Assembler, task_of};
-use caudal_processor::engine::{Shared, Stage, TaskId};
+use caudal_processor::shared::{Shared, Stage, TaskId};
 use caudal_query::group::row_key;
 use caudal_query::partials::Partial;
 use caudal_query::plan::{Plan, shipped};
@@ -430,7 +430,7 @@ struct RowsFound {
 /// The committed positions of the processor, of both stages in one request. Where a group has
 /// forgotten its offsets, the last state block says where its task stands, as for the task itself.
 fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<()> {
-    let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::run::GROUP)?;
+    let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::kafka_broker::GROUP)?;
     let of = |topic: &str| -> Vec<(Arc<str>, i32)> {
         (0..cut.partitions).map(|partition| (Arc::from(topic), partition)).collect()
     };
@@ -442,7 +442,11 @@ fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<
     let next = |stage: Stage, at: &(Arc<str>, i32)| {
         let block = || blocks.get(&TaskId { stage, partition: at.1 }).copied();
         // Neither committed nor a block: nothing processed.
-        committed.get(at).copied().flatten().or_else(block).unwrap_or(0)
+        committed
+            .get(at)
+            .and_then(|c| c.as_ref().map(|c| c.next_offset))
+            .or_else(block)
+            .unwrap_or(0)
     };
     cut.input = input.iter().map(|at| next(Stage::Account, at)).collect();
     cut.partials = partials.iter().map(|at| next(Stage::Group, at)).collect();
@@ -458,17 +462,17 @@ fn last_blocks(reading: &mut Reading<'_>, partitions: i32) -> Result<BTreeMap<Ta
         let part = record.value.as_deref().unwrap_or_default();
         let id = task_of(part).with_context(at)?;
         if let Some(block) = assemblers.entry(id).or_default().add(part).with_context(at)? {
-            last.insert(id, block.next_offset);
+            last.insert(id, block.head.next_offset);
         }
         Ok(())
     })?;
     Ok(last)
 }
 
-type Committed = BTreeMap<(Arc<str>, i32), Option<i64>>;
+type Positions = BTreeMap<(Arc<str>, i32), Option<Committed>>;
 
 /// Asks until no offset is of an open txn, which its broker ends within a minute.
-fn committed(offsets: &Offsets, all: &[(Arc<str>, i32)]) -> Result<Committed> {
+fn committed(offsets: &Offsets, all: &[(Arc<str>, i32)]) -> Result<Positions> {
     const TRIES: usize = 300;
     for _ in 1..TRIES {
         match offsets.committed(all) {
