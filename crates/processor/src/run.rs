@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use caudal_core::outbox::Outbox;
 use caudal_core::topics;
 use caudal_kafka::args::Kafka;
-use caudal_kafka::consumer::{Batch, Change, GroupConsumer, Limits, Membership};
+use caudal_kafka::consumer::{Batch, Change, GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::txn::{GroupSnapshot, TxnError, TxnProducer};
 use caudal_kafka::{TopicPartition, admin};
 use caudal_service::exit::{Halt, Usage};
@@ -166,6 +166,7 @@ impl Engine {
             group: GROUP.to_owned(),
             instance: format!("{GROUP}-{name}-0"),
             topics: vec![Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)],
+            protocol: GroupProtocol::Classic,
         };
         Ok(Engine {
             consumer: GroupConsumer::join(kafka, &membership)?,
@@ -313,6 +314,10 @@ impl Engine {
                 self.producer.replace(PATIENCE)?;
                 self.reset()
             }
+            Err(TxnError::Refused(refusal)) if refusal.is_of_record() => {
+                Err(Halt(refusal.to_string()).into())
+            }
+            Err(refused @ TxnError::Refused(_)) => Err(refused.into()),
             Err(fenced @ TxnError::Fenced(_)) => Err(fenced)
                 .context("another process runs as this instance; give each its own --instance"),
         }
