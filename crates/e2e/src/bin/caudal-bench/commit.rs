@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use caudal_core::outbox::{OutRecord, Outbox, Position};
 use caudal_core::topics;
 use caudal_e2e::pipeline::Pipeline;
-use caudal_kafka::consumer::{GroupConsumer, Limits, Membership};
+use caudal_kafka::consumer::{GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::txn::{GroupSnapshot, TxnProducer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
         group: "caudal-bench".into(),
         instance: "caudal-bench".into(),
         topics: vec![Arc::clone(&input)],
+        protocol: GroupProtocol::Classic,
     };
     let consumer = GroupConsumer::join(&pipeline.kafka, &membership)?;
     let limits = Limits { records: 1, bytes: 1, idle: Duration::from_millis(100) };
