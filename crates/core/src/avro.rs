@@ -83,6 +83,11 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
+    /// Eight bytes as they are (fixed).
+    pub fn fixed8(&mut self, value: [u8; 8]) {
+        self.0.extend_from_slice(&value);
+    }
+
     /// A 128-bit integer as sixteen big-endian bytes (fixed).
     pub fn int128(&mut self, value: i128) {
         self.0.extend_from_slice(&value.to_be_bytes());
@@ -239,6 +244,15 @@ impl<'a> Reader<'a> {
     pub fn fixed16(&mut self) -> Result<[u8; 16], AvroError> {
         let error = self.error("truncated 16 bytes");
         self.take(16)?.try_into().map_err(|_| error)
+    }
+
+    /// Eight bytes as they are.
+    ///
+    /// # Errors
+    /// When the buffer ends.
+    pub fn fixed8(&mut self) -> Result<[u8; 8], AvroError> {
+        let error = self.error("truncated 8 bytes");
+        self.take(8)?.try_into().map_err(|_| error)
     }
 
     /// A 128-bit integer as sixteen big-endian bytes.

@@ -15,7 +15,7 @@ use caudal_core::partitioner::partition_of;
 use caudal_core::reject::{Reason, Rejection};
 use caudal_core::transaction::ValidTransaction;
 use caudal_core::validate::validate;
-use caudal_query::group;
+use caudal_query::group::{self, Row};
 use caudal_query::panes::PaneState;
 use caudal_query::partials::{Partial, Partials};
 use sha2::{Digest, Sha256};
@@ -49,7 +49,6 @@ pub struct AccountTask {
     /// Granule of the stream time last told to each partition of stage 2.
     told: Vec<i64>,
     dedup: Dedup,
-    new_ids: Vec<Seen>,
     panes: Vec<PaneState>,
     partials: Vec<Partials>,
     /// What this batch counted, for metrics after its commit.
@@ -72,7 +71,6 @@ impl AccountTask {
             stream_time: i64::MIN,
             told,
             dedup: Dedup::default(),
-            new_ids: Vec::new(),
             panes: shared.local.iter().map(|_| PaneState::default()).collect(),
             partials: shared.global.iter().map(|_| Partials::default()).collect(),
             counts: Counts::default(),
@@ -156,7 +154,6 @@ impl AccountTask {
                 self.reject(record, &rejection, outbox)
             }
             Outcome::New => {
-                self.new_ids.push(seen);
                 self.ledger.accept(money.0, money.1)?;
                 self.counts.valid += 1;
                 self.accept(record, &valid, outbox)
@@ -175,7 +172,7 @@ impl AccountTask {
         self.stream_time = self.stream_time.max(valid.transaction.event_time);
         let mut late_for: Vec<&str> = Vec::new();
         for (i, query) in shared.local.iter().enumerate().filter(|(_, q)| q.plan.takes(valid)) {
-            let added = self.panes[i].add(&query.plan, valid, self.stream_time)?;
+            let added = self.panes[i].add(&query.plan, valid, "", self.stream_time)?;
             if added.late {
                 late_for.push(&query.plan.name);
             }
@@ -184,7 +181,7 @@ impl AccountTask {
             }
         }
         for (i, query) in shared.global.iter().enumerate().filter(|(_, q)| q.plan.takes(valid)) {
-            if self.partials[i].add(&query.plan, valid, self.stream_time)? {
+            if self.partials[i].add(&query.plan, valid, "", self.stream_time)? {
                 late_for.push(&query.plan.name);
             }
         }
@@ -209,7 +206,7 @@ impl AccountTask {
         Ok(())
     }
 
-    fn emit_row(&mut self, query: &Query, row: &Partial, offset: i64, outbox: &mut Outbox) {
+    fn emit_row(&mut self, query: &Query, row: &Row, offset: i64, outbox: &mut Outbox) {
         // The group was written by this plan, so it has this plan's columns.
         let Some(values) = group::row(&query.plan, &row.group, row.start, &row.values) else {
             return;
@@ -319,9 +316,9 @@ impl AccountTask {
             }
         }
         self.send_partials(outbox);
-        let mut entries: Vec<Entry> = self.new_ids.drain(..).map(Entry::Seen).collect();
-        for (i, panes) in self.panes.iter_mut().enumerate() {
-            entries.extend(panes.take_changed().into_iter().map(|pane| Entry::Pane(i, pane)));
+        let mut entries: Vec<Entry> = self.dedup.changed().map(Entry::Seen).collect();
+        for (i, panes) in self.panes.iter().enumerate() {
+            entries.extend(panes.changed().map(|pane| Entry::Pane(i, pane)));
         }
         self.evict();
         let block = Block {
@@ -381,9 +378,9 @@ impl AccountTask {
     }
 
     fn evict(&mut self) {
-        self.dedup.evict(self.stream_time, self.shared.horizon);
+        self.dedup.commit(self.stream_time, self.shared.horizon);
         for (panes, query) in self.panes.iter_mut().zip(&self.shared.local) {
-            panes.evict(&query.plan, self.stream_time);
+            panes.commit(&query.plan, self.stream_time);
         }
     }
 
@@ -411,10 +408,10 @@ impl AccountTask {
         input.end()?;
         for entry in block.entries {
             match entry {
-                Entry::Seen(seen) => self.dedup.insert(&seen),
+                Entry::Seen(seen) => self.dedup.restore(&seen),
                 Entry::Pane(i, pane) => {
                     let panes = self.panes.get_mut(i).ok_or(input.error("unknown query"))?;
-                    panes.restore(pane.start, pane.group, pane.values);
+                    panes.restore(&pane);
                 }
                 Entry::Total(..) => return Err(input.error("total in a block of stage 1")),
             }

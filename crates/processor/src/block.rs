@@ -102,9 +102,7 @@ fn write_entry(out: &mut Writer, entry: &Entry) {
     match entry {
         Entry::Seen(seen) => {
             out.long(0);
-            out.fixed16(&seen.id);
-            out.fixed16(&seen.payload);
-            out.long(seen.event_time);
+            seen.write(out);
         }
         Entry::Pane(query, pane) => {
             out.long(1);
@@ -122,8 +120,7 @@ fn write_entry(out: &mut Writer, entry: &Entry) {
 fn read_entry(input: &mut Reader<'_>) -> Result<Entry, AvroError> {
     let kind = input.long()?;
     if kind == 0 {
-        let (id, payload) = (input.fixed16()?, input.fixed16()?);
-        return Ok(Entry::Seen(Seen { id, payload, event_time: input.long()? }));
+        return Seen::read(input).map(Entry::Seen);
     }
     let query = usize::try_from(input.long()?).map_err(|_| input.error("query"))?;
     let partial = Partial::read(input)?;
@@ -272,7 +269,7 @@ mod tests {
 
     fn block(sequence: u64, entries: usize) -> Block {
         let entry = |i: usize| match i % 3 {
-            0 => Entry::Seen(Seen { id: [1; 16], payload: [2; 16], event_time: -5 }),
+            0 => Entry::Seen(Seen { id: [1; 16], payload: [2; 8], event_time: 0 }),
             1 => Entry::Pane(0, partial(i)),
             _ => Entry::Total(1, partial(i)),
         };
@@ -289,7 +286,7 @@ mod tests {
 
     fn partial(i: usize) -> Partial {
         let values = Accumulator::of(i as i128);
-        Partial { group: format!("[\"{}\"]", "x".repeat(200)).into(), start: 60, values }
+        Partial { group: format!("[\"{}\"]", "x".repeat(200)).into(), pane: 60, from: 60, values }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use caudal_core::decode::Record;
 use caudal_core::ledger::{GroupLedger, read_count, write_count};
 use caudal_core::outbox::{OutRecord, Outbox};
 use caudal_core::sequence::{Sequence, Sequences};
-use caudal_query::group;
+use caudal_query::group::{self, Row};
 use caudal_query::merge::{MergeState, Merged};
 use caudal_query::partials::Partial;
 use std::sync::Arc;
@@ -135,10 +135,15 @@ impl GroupTask {
         let merged = self.queries[index].merge(&query.plan, partial, watermark)?;
         self.ledger.partials += 1;
         self.ledger.records += u64::try_from(partial.values.count).unwrap_or(0);
-        if merged == Merged::TooLate {
-            self.ledger.too_late += 1;
-            self.counts.late += 1;
-            self.emit_row(index, partial, true, record.offset, outbox);
+        let until = match merged {
+            Merged::Merged => return Ok(()),
+            Merged::PartlyLate { until } => until,
+            Merged::TooLate => i64::MAX,
+        };
+        self.ledger.too_late += 1;
+        self.counts.late += 1;
+        for row in partial.rows(&query.plan.window, until) {
+            self.emit_row(index, &row, true, record.offset, outbox);
         }
         Ok(())
     }
@@ -146,7 +151,7 @@ impl GroupTask {
     fn emit_row(
         &mut self,
         index: usize,
-        row: &Partial,
+        row: &Row,
         too_late: bool,
         offset: i64,
         outbox: &mut Outbox,
@@ -175,12 +180,12 @@ impl GroupTask {
         let (shared, watermark) = (Arc::clone(&self.shared), self.watermark());
         let mut entries = Vec::new();
         for (i, query) in shared.global.iter().enumerate() {
-            for row in self.queries[i].take_changed() {
+            for row in self.queries[i].changed_rows(&query.plan).unwrap_or_default() {
                 self.emit_row(i, &row, false, self.next_offset - 1, outbox);
-                if !query.plan.window.is_closed(row.start, watermark) {
-                    entries.push(Entry::Total(i, row));
-                }
             }
+            let is_open = |p: &Partial| !query.plan.window.is_closed(p.pane, watermark);
+            let open = self.queries[i].changed().filter(is_open);
+            entries.extend(open.map(|partial| Entry::Total(i, partial)));
         }
         self.evict();
         let block = Block {
@@ -207,7 +212,7 @@ impl GroupTask {
     fn evict(&mut self) {
         let watermark = self.watermark();
         for (state, query) in self.queries.iter_mut().zip(&self.shared.global) {
-            state.evict(&query.plan, watermark);
+            state.commit(&query.plan, watermark);
         }
     }
 
@@ -246,7 +251,7 @@ impl GroupTask {
                 return Err(input.error("entry of stage 1 in a block of stage 2"));
             };
             let state = self.queries.get_mut(i).ok_or(input.error("unknown query"))?;
-            state.restore(total.start, total.group, total.values);
+            state.restore(&total);
         }
         self.next_offset = block.next_offset;
         self.block_sequence = block.sequence + 1;

@@ -161,8 +161,9 @@ impl<'k> Balance<'k> {
             // What is no record of partials halts stage 2, which says so.
             for (query, partial) in partials(record.value.as_deref()).unwrap_or_default() {
                 let query = global.get(query).and_then(|q| windows.queries.get_mut(*q));
-                if let Some(query) = query {
-                    let key = row_key(&partial.group, partial.start);
+                let Some(query) = query else { continue };
+                for row in partial.rows(&query.plan.window, i64::MAX) {
+                    let key = row_key(&row.group, row.start);
                     query.in_flight.insert(super::identity::half(&key));
                 }
             }
