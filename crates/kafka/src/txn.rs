@@ -210,7 +210,7 @@ impl TxnProducer {
             BaseRecord::with_opaque_to(&out.topic, tag.to_opaque()).partition(out.partition);
         record.key = out.key.as_deref();
         record.payload = out.value.as_deref();
-        if !out.headers.is_empty() {
+        if out.header_count() > 0 {
             record.headers = Some(headers_of(out));
         }
         let mut end = None;
@@ -282,11 +282,11 @@ impl TxnProducer {
 }
 
 fn headers_of(out: &OutRecord) -> OwnedHeaders {
-    let mut headers = OwnedHeaders::new_with_capacity(out.headers.len());
-    for (key, value) in &out.headers {
-        headers = headers.insert(Header { key, value: Some(value) });
-    }
-    headers
+    let mut headers = Some(OwnedHeaders::new_with_capacity(out.header_count()));
+    out.for_each_header(|key, value| {
+        headers = headers.take().map(|all| all.insert(Header { key, value: Some(value) }));
+    });
+    headers.unwrap_or_default()
 }
 
 fn list_of(positions: &[Position]) -> Outcome<TopicPartitionList> {
