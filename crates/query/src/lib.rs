@@ -13,6 +13,8 @@ mod names;
 pub mod panes;
 pub mod partials;
 pub mod plan;
+#[cfg(test)]
+mod sample;
 pub mod table;
 pub mod window;
 
