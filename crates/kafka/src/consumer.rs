@@ -6,8 +6,10 @@
 
 use crate::args::{Isolation, Kafka};
 use crate::error::{Error, Result};
-use crate::{TopicPartition, list_of, offsets};
+use crate::offsets::{self, Committed};
+use crate::{TopicPartition, list_of};
 use caudal_core::decode::Record;
+use clap::ValueEnum;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{
@@ -21,6 +23,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// Who decides which member gets which partition; Kafka's own setting is `group.protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GroupProtocol {
+    /// The members do, between stops of all that move: cooperative-sticky.
+    Classic,
+    /// The group coordinator does (KIP-848). It also sets the time-outs:
+    /// `group.consumer.session.timeout.ms` and `.heartbeat.interval.ms` of the brokers.
+    Consumer,
+}
+
 /// Which group to join, and how.
 #[derive(Debug, Clone)]
 pub struct Membership {
@@ -31,6 +43,8 @@ pub struct Membership {
     pub instance: String,
     /// Topics to subscribe to.
     pub topics: Vec<Arc<str>>,
+    /// How partitions are given out.
+    pub protocol: GroupProtocol,
 }
 
 /// Bounds of a batch.
@@ -145,7 +159,7 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
 
 /// A static member of a consumer group, reading committed records.
 pub struct GroupConsumer {
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<BaseConsumer<Context>>,
     topics: BTreeMap<String, Arc<str>>,
 }
 
@@ -159,12 +173,18 @@ impl GroupConsumer {
         config
             .set("group.id", &membership.group)
             .set("group.instance.id", &membership.instance)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            // A killed member is replaced after 6 s; a stalled broker may take longer than that,
-            // which costs a rejoin and nothing else.
-            .set("session.timeout.ms", "6000")
-            .set("heartbeat.interval.ms", "1000")
             .set("max.poll.interval.ms", "300000");
+        match membership.protocol {
+            GroupProtocol::Classic => config
+                .set("group.protocol", "classic")
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                // A killed member is replaced after 6 s; a stalled broker may take longer than
+                // that, which costs a rejoin and nothing else.
+                .set("session.timeout.ms", "6000")
+                .set("heartbeat.interval.ms", "1000"),
+            // The client refuses the three settings above: they are the brokers'.
+            GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
+        };
         let context = Context { changes: Mutex::new(Vec::new()) };
         let consumer: BaseConsumer<Context> = config
             .create_with_context(context)
@@ -174,7 +194,7 @@ impl GroupConsumer {
             .subscribe(&names)
             .map_err(|e| Error::new(format!("cannot subscribe to {names:?}"), &e))?;
         let topics = membership.topics.iter().map(|t| (t.to_string(), Arc::clone(t))).collect();
-        Ok(GroupConsumer { consumer, topics })
+        Ok(GroupConsumer { consumer: Arc::new(consumer), topics })
     }
 
     /// Gathers a batch: waits up to `limits.idle` for a first record; then goes on until
@@ -314,14 +334,14 @@ impl GroupConsumer {
         self.consumer.resume(&list_of(partitions)).map_err(|e| Error::new("cannot resume", &e))
     }
 
-    /// Committed next offsets of the group, stable ones only.
+    /// What the group has committed, stable offsets only.
     ///
     /// # Errors
     /// As [`offsets::Offsets::committed`].
     pub fn committed(
         &self,
         partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, Option<i64>>> {
+    ) -> Result<BTreeMap<TopicPartition, Option<Committed>>> {
         offsets::committed(&self.consumer, partitions)
     }
 
@@ -336,6 +356,11 @@ impl GroupConsumer {
         self.consumer.group_metadata()
     }
 
+    /// The member itself, to commit positions outside of a txn.
+    pub(crate) fn member(&self) -> Member {
+        Member(Arc::clone(&self.consumer))
+    }
+
     /// Commits positions to the group, for display only, without waiting.
     pub fn show_progress(&self, positions: &BTreeMap<TopicPartition, i64>) {
         let mut list = TopicPartitionList::new();
@@ -347,6 +372,16 @@ impl GroupConsumer {
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(%error, "group commit for display");
         }
+    }
+}
+
+/// A member's client.
+pub(crate) struct Member(Arc<BaseConsumer<Context>>);
+
+impl Member {
+    /// Commits positions with the membership as it is now, and waits for the answer.
+    pub fn commit(&self, positions: &TopicPartitionList) -> std::result::Result<(), KafkaError> {
+        self.0.commit(positions, CommitMode::Sync)
     }
 }
 

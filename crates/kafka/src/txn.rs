@@ -1,77 +1,57 @@
-//! The transactional producer: one outbox, one txn.
+//! The producer: one outbox, one txn.
 
-use crate::args::Kafka;
-use crate::consumer::{GroupConsumer, log_client};
+use crate::args::{Kafka, RECORD_LIMIT};
+use crate::consumer::{GroupConsumer, Member};
+use crate::delivery::{Deliveries, Failure, Tag};
 use crate::error::{Error, Result};
+use crate::txn_error::{classify, classify_commit, flaw};
 use crate::watchdog::Watchdog;
-use caudal_core::outbox::{OutRecord, Outbox};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use caudal_core::outbox::{OutRecord, Outbox, Position};
+use clap::ValueEnum;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
-use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub use crate::delivery::Written;
+pub use crate::txn_error::{Flaw, Refusal, TxnError};
+
 /// Time-out of every transactional call.
 const CALL: Duration = Duration::from_secs(20);
+/// A commit that took this long may have asked more than once (`socket.timeout.ms`).
+const ONE_REQUEST: Duration = Duration::from_secs(10);
 
-/// How a txn ended when it did not commit.
-#[derive(Debug, thiserror::Error)]
-pub enum TxnError {
-    /// Aborted: nothing of it exists. Forget the batch, rewind the input, go on.
-    #[error("the transaction was aborted: {0}")]
-    Aborted(String),
-    /// Nobody knows: a call timed out or the connection broke. Replace the producer (its epoch
-    /// fences whatever is still on its way), then look at the committed offset.
-    #[error("the transaction is in doubt: {0}")]
-    Doubt(String),
-    /// A newer producer with the same `transactional.id` has taken over.
-    #[error("fenced by a newer instance with the same transactional.id: {0}")]
-    Fenced(String),
+type Outcome<T> = std::result::Result<T, TxnError>;
+
+/// What a commit promises; named as Kafka Streams' `processing.guarantee` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// Records and positions in one txn.
+    #[value(name = "exactly_once_v2")]
+    ExactlyOnceV2,
+    /// Records first, acknowledged; then the positions. What fails in between is processed again.
+    AtLeastOnce,
 }
 
-#[derive(Default)]
-struct Context {
-    failed_delivery: Mutex<Option<String>>,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_client(level, facility, message);
-    }
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client");
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = ();
-    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
-        if let Err((error, message)) = result
-            && let Ok(mut failed) = self.failed_delivery.lock()
-        {
-            use rdkafka::Message as _;
-            failed.get_or_insert_with(|| {
-                format!("{}-{}: {error}", message.topic(), message.partition())
-            });
-        }
-    }
-}
-
-/// A producer with a fixed `transactional.id`.
+/// A producer of outboxes, with a fixed `transactional.id` unless it works at least once.
 pub struct TxnProducer {
     kafka: Kafka,
     transactional_id: String,
-    producer: ThreadedProducer<Context>,
+    guarantee: Guarantee,
+    watched: Option<String>,
+    producer: ThreadedProducer<Deliveries>,
     watchdog: Watchdog,
 }
 
 /// The membership of a consumer as it was after a gathering.
-pub struct GroupSnapshot(ConsumerGroupMetadata);
+pub struct GroupSnapshot {
+    metadata: ConsumerGroupMetadata,
+    member: Member,
+}
 
 impl GroupSnapshot {
     /// Takes it. `None` when the consumer is in no group or has lost its assignment: a broker
@@ -81,25 +61,44 @@ impl GroupSnapshot {
         if consumer.assignment_lost() {
             return None;
         }
-        consumer.group_metadata().map(GroupSnapshot)
+        let metadata = consumer.group_metadata()?;
+        Some(GroupSnapshot { metadata, member: consumer.member() })
     }
 }
 
 impl TxnProducer {
-    /// Makes the producer and ends whatever a predecessor with the same id left open.
+    /// Makes a transactional producer and ends whatever a predecessor with the same id left open.
+    /// Of the topic `watched`, [`TxnProducer::commit`] gives the offsets written.
     ///
     /// # Errors
     /// When the coordinator does not answer for `patience`, or refuses.
     pub fn connect(
         kafka: &Kafka,
         transactional_id: &str,
+        watched: Option<&str>,
+        patience: Duration,
+    ) -> Result<TxnProducer> {
+        let guarantee = Guarantee::ExactlyOnceV2;
+        TxnProducer::connect_with(kafka, transactional_id, guarantee, watched, patience)
+    }
+
+    /// As [`TxnProducer::connect`], with the guarantee chosen.
+    ///
+    /// # Errors
+    /// As [`TxnProducer::connect`].
+    pub fn connect_with(
+        kafka: &Kafka,
+        transactional_id: &str,
+        guarantee: Guarantee,
+        watched: Option<&str>,
         patience: Duration,
     ) -> Result<TxnProducer> {
         let watchdog =
             Watchdog::start().map_err(|e| Error::permanent("cannot start a thread", e))?;
-        let producer = init(kafka, transactional_id, patience, &watchdog)?;
+        let producer = start(kafka, transactional_id, guarantee, patience, &watchdog)?;
         let (kafka, transactional_id) = (kafka.clone(), transactional_id.to_owned());
-        Ok(TxnProducer { kafka, transactional_id, producer, watchdog })
+        let watched = watched.map(str::to_owned);
+        Ok(TxnProducer { kafka, transactional_id, guarantee, watched, producer, watchdog })
     }
 
     /// Replaces the producer after a doubt: a new instance, whose `init_transactions` raises the
@@ -109,87 +108,132 @@ impl TxnProducer {
     /// # Errors
     /// As [`TxnProducer::connect`].
     pub fn replace(&mut self, patience: Duration) -> Result<()> {
-        self.producer = init(&self.kafka, &self.transactional_id, patience, &self.watchdog)?;
+        self.producer =
+            start(&self.kafka, &self.transactional_id, self.guarantee, patience, &self.watchdog)?;
         Ok(())
     }
 
     /// Commits an outbox: begin, produce, positions, commit. Positions go last: the coordinator
-    /// may still be writing the previous txn's markers, and refuses until it has.
+    /// may still be writing the previous txn's markers, and refuses until it has. Gives the lowest
+    /// offset written to each partition of the watched topic.
     ///
     /// # Errors
-    /// A [`TxnError`] that says what is known of the txn.
-    pub fn commit(
-        &mut self,
-        outbox: &Outbox,
-        group: Option<&GroupSnapshot>,
-    ) -> std::result::Result<(), TxnError> {
+    /// A [`TxnError`] that says what is known of the txn. At least once knows no abort: of a failed
+    /// commit any part may exist (and is a [`TxnError::Doubt`]), and of a refused one too.
+    pub fn commit(&mut self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<Written> {
+        self.producer.context().begin();
+        match self.guarantee {
+            Guarantee::ExactlyOnceV2 => self.commit_txn(outbox, group)?,
+            Guarantee::AtLeastOnce => self.commit_plainly(outbox, group)?,
+        }
+        // `drain` has seen the queue empty. A record leaves the count only when its report is
+        // destroyed, which is after the callback (rd_kafka_msg_destroy): all have run.
+        Ok(self.producer.context().take_written())
+    }
+
+    fn commit_txn(&self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<()> {
         let begun = self.watchdog.call("begin_transaction", || self.producer.begin_transaction());
         begun.map_err(|e| classify(&e))?;
-        match self.fill(outbox, group) {
+        let filled = self.send_all(outbox).and_then(|()| match group {
+            Some(group) => self.send_positions(&outbox.positions, group),
+            None => Ok(()),
+        });
+        match filled {
             Ok(()) => {}
-            Err(TxnError::Aborted(cause)) => return Err(self.abort(cause)),
+            Err(failed @ (TxnError::Aborted(_) | TxnError::Refused(_))) => {
+                return Err(self.abort(outbox, failed));
+            }
             Err(other) => return Err(other),
         }
         self.drain()?;
+        let failed = self.producer.context().failure().is_some();
+        let asked = Instant::now();
         let committed =
             self.watchdog.call("commit_transaction", || self.producer.commit_transaction(CALL));
-        match committed.map_err(|e| classify(&e)) {
-            Err(TxnError::Aborted(cause)) => Err(self.abort(cause)),
+        match committed.map_err(|e| classify_commit(&e, failed)) {
+            // Answered at last, but perhaps to a second asking: the first is then still on its way,
+            // and would end the *next* txn (KAFKA-17754). A new epoch keeps it out.
+            Ok(()) if asked.elapsed() >= ONE_REQUEST => {
+                Err(TxnError::Doubt(format!("the commit took {} s", asked.elapsed().as_secs())))
+            }
+            Err(aborted @ TxnError::Aborted(_)) => Err(self.abort(outbox, aborted)),
             other => other,
         }
     }
 
-    fn fill(
-        &self,
-        outbox: &Outbox,
-        group: Option<&GroupSnapshot>,
-    ) -> std::result::Result<(), TxnError> {
-        if let Ok(mut failed) = self.producer.context().failed_delivery.lock() {
-            *failed = None;
+    /// Without a txn: idempotent, so that retries neither double nor reorder; positions once every
+    /// record is acknowledged.
+    fn commit_plainly(&self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<()> {
+        let in_doubt = |error| match error {
+            TxnError::Aborted(cause) => TxnError::Doubt(cause),
+            other => other,
+        };
+        self.send_all(outbox).map_err(in_doubt)?;
+        self.drain()?;
+        if let Some(failure) = self.producer.context().failure() {
+            let refused = self.refusal(outbox, &failure).map(TxnError::Refused);
+            return Err(refused.unwrap_or(TxnError::Doubt(failure.cause)));
         }
-        outbox.records.iter().try_for_each(|record| self.send(record))?;
         let Some(group) = group else { return Ok(()) };
-        let mut list = TopicPartitionList::new();
-        for position in &outbox.positions {
-            let offset = Offset::Offset(position.next_offset);
-            list.add_partition_offset(&position.topic, position.partition, offset)
-                .map_err(|e| TxnError::Aborted(e.to_string()))?;
-        }
+        let list = list_of(&outbox.positions)?;
+        self.watchdog
+            .call("commit_offsets", || group.member.commit(&list))
+            .map_err(|e| TxnError::Doubt(e.to_string()))
+    }
+
+    fn send_positions(&self, positions: &[Position], group: &GroupSnapshot) -> Outcome<()> {
+        let list = list_of(positions)?;
         self.watchdog
             .call("send_offsets_to_transaction", || {
-                self.producer.send_offsets_to_transaction(&list, &group.0, CALL)
+                self.producer.send_offsets_to_transaction(&list, &group.metadata, CALL)
             })
             .map_err(|e| classify(&e))
     }
 
-    fn send(&self, out: &OutRecord) -> std::result::Result<(), TxnError> {
-        let mut headers = OwnedHeaders::new_with_capacity(out.headers.len());
-        for (key, value) in &out.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
-        let mut record: BaseRecord<'_, [u8], [u8]> =
-            BaseRecord::to(&out.topic).partition(out.partition).headers(headers);
+    fn send_all(&self, outbox: &Outbox) -> Outcome<()> {
+        outbox.records.iter().enumerate().try_for_each(|(index, out)| {
+            self.send(index, out).map_err(|error| {
+                let code = error.rdkafka_error_code();
+                let failure = Failure { record: index, code, cause: error.to_string() };
+                match self.refusal(outbox, &failure) {
+                    Some(refusal) => TxnError::Refused(refusal),
+                    None => classify(&error),
+                }
+            })
+        })
+    }
+
+    fn send(&self, index: usize, out: &OutRecord) -> std::result::Result<(), KafkaError> {
+        let watched = self.watched.as_deref() == Some(&*out.topic);
+        let tag = Tag { record: index, watched };
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(&out.topic, tag.to_opaque()).partition(out.partition);
         record.key = out.key.as_deref();
         record.payload = out.value.as_deref();
-        let end = Instant::now() + CALL;
+        if !out.headers.is_empty() {
+            record.headers = Some(headers_of(out));
+        }
+        let mut end = None;
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(Code::QueueFull), back))
-                    if Instant::now() < end =>
-                {
+                Err((error @ KafkaError::MessageProduction(Code::QueueFull), back)) => {
                     // The bounded queue is full: the client's thread is sending meanwhile.
+                    let now = Instant::now();
+                    if now >= *end.get_or_insert(now + CALL) {
+                        return Err(error);
+                    }
                     record = back;
                     sleep(Duration::from_millis(1));
                 }
-                Err((error, _)) => return Err(classify(&error)),
+                Err((error, _)) => return Err(error),
             }
         }
     }
 
     /// Waits until every record is acknowledged. `commit_transaction` alone would flush in steps
     /// of 100 ms (rust-rdkafka since 0.38), and be an order slower.
-    fn drain(&self) -> std::result::Result<(), TxnError> {
+    fn drain(&self) -> Outcome<()> {
         self.watchdog.call("flush", || {
             let end = Instant::now() + CALL;
             while self.producer.in_flight_count() > 0 {
@@ -202,50 +246,84 @@ impl TxnProducer {
         })
     }
 
-    fn abort(&self, cause: String) -> TxnError {
-        let failed = self.producer.context().failed_delivery.lock().ok().and_then(|mut f| f.take());
-        let cause = failed.map_or(cause.clone(), |delivery| format!("{cause} ({delivery})"));
+    /// Aborts; only a coordinator's word makes the txn `Aborted` (or `Refused`).
+    fn abort(&self, outbox: &Outbox, failed: TxnError) -> TxnError {
         // librdkafka 4849: an abort before every request was answered can become fatal.
         if let Err(doubt) = self.drain() {
             return doubt;
         }
+        let failure = self.producer.context().failure();
+        let failed = match (failed, &failure) {
+            (TxnError::Aborted(cause), Some(failure)) => match self.refusal(outbox, failure) {
+                Some(refusal) => TxnError::Refused(refusal),
+                None => TxnError::Aborted(format!("{cause} ({})", failure.cause)),
+            },
+            (other, _) => other,
+        };
         match self.watchdog.call("abort_transaction", || self.producer.abort_transaction(CALL)) {
-            Ok(()) => TxnError::Aborted(cause),
+            Ok(()) => failed,
             Err(error) => match classify(&error) {
                 TxnError::Fenced(why) => TxnError::Fenced(why),
-                _ => TxnError::Doubt(format!("{cause}; the abort failed too: {error}")),
+                _ => TxnError::Doubt(format!("{failed}; the abort failed too: {error}")),
             },
         }
     }
-}
 
-fn classify(error: &KafkaError) -> TxnError {
-    let text = error.to_string();
-    let fenced = [Code::ProducerFenced, Code::InvalidProducerEpoch, Code::Fenced];
-    if error.rdkafka_error_code().is_some_and(|code| fenced.contains(&code)) {
-        return TxnError::Fenced(text);
-    }
-    match error {
-        KafkaError::Transaction(e) if e.txn_requires_abort() => TxnError::Aborted(text),
-        // The record never left: the txn can be aborted in good order.
-        KafkaError::MessageProduction(_) => TxnError::Aborted(text),
-        _ => TxnError::Doubt(text),
+    fn refusal(&self, outbox: &Outbox, failure: &Failure) -> Option<Refusal> {
+        let out = outbox.records.get(failure.record)?;
+        Some(Refusal {
+            record: failure.record,
+            topic: out.topic.clone(),
+            partition: out.partition,
+            flaw: flaw(failure.code?, out.size(), RECORD_LIMIT)?,
+            cause: failure.cause.clone(),
+        })
     }
 }
 
-fn init(
+fn headers_of(out: &OutRecord) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new_with_capacity(out.headers.len());
+    for (key, value) in &out.headers {
+        headers = headers.insert(Header { key, value: Some(value) });
+    }
+    headers
+}
+
+fn list_of(positions: &[Position]) -> Outcome<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for position in positions {
+        let mut element = list.add_partition(&position.topic, position.partition);
+        element.set_metadata(&position.metadata);
+        element
+            .set_offset(Offset::Offset(position.next_offset))
+            .map_err(|e| TxnError::Aborted(e.to_string()))?;
+    }
+    Ok(list)
+}
+
+fn start(
     kafka: &Kafka,
     transactional_id: &str,
+    guarantee: Guarantee,
     patience: Duration,
     watchdog: &Watchdog,
-) -> Result<ThreadedProducer<Context>> {
-    let what = || format!("cannot start transactions as {transactional_id}");
+) -> Result<ThreadedProducer<Deliveries>> {
+    let what = || format!("cannot start to produce as {transactional_id}");
     let end = Instant::now() + patience;
+    let mut config = kafka.producer_config();
+    if guarantee == Guarantee::ExactlyOnceV2 {
+        config
+            .set("transactional.id", transactional_id)
+            // Above the 30 s watchdog, so that a stalled call is ended by us, not by the broker.
+            .set("transaction.timeout.ms", "45000");
+    }
     loop {
-        let producer: ThreadedProducer<Context> = kafka
-            .producer_config(transactional_id)
-            .create_with_context(Context::default())
+        let producer: ThreadedProducer<Deliveries> = config
+            .create_with_context(Deliveries::default())
             .map_err(|e| Error::new(what(), &e))?;
+        if guarantee == Guarantee::AtLeastOnce {
+            return Ok(producer);
+        }
         let begun = watchdog.call("init_transactions", || producer.init_transactions(CALL));
         let Err(error) = begun else { return Ok(producer) };
         let failed = Error::new(what(), &error);

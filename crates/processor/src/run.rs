@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use caudal_core::outbox::Outbox;
 use caudal_core::topics;
 use caudal_kafka::args::Kafka;
-use caudal_kafka::consumer::{Batch, Change, GroupConsumer, Limits, Membership};
+use caudal_kafka::consumer::{Batch, Change, GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::txn::{GroupSnapshot, TxnError, TxnProducer};
 use caudal_kafka::{TopicPartition, admin};
 use caudal_service::exit::{Halt, Usage};
@@ -157,7 +157,7 @@ impl Engine {
     ) -> Result<Engine> {
         // First of all end what a predecessor of this name left open: its offsets and blocks are
         // then stable, and nobody waits for its time-out.
-        let producer = TxnProducer::connect(kafka, &format!("{GROUP}-{name}-0"), PATIENCE)?;
+        let producer = TxnProducer::connect(kafka, &format!("{GROUP}-{name}-0"), None, PATIENCE)?;
         let catch_up = match args.until_caught_up {
             true => Some(CatchUp::start(kafka, shared.partitions)?),
             false => None,
@@ -166,6 +166,7 @@ impl Engine {
             group: GROUP.to_owned(),
             instance: format!("{GROUP}-{name}-0"),
             topics: vec![Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)],
+            protocol: GroupProtocol::Classic,
         };
         Ok(Engine {
             consumer: GroupConsumer::join(kafka, &membership)?,
@@ -289,7 +290,7 @@ impl Engine {
         let begun = Instant::now();
         let result = self.producer.commit(outbox, Some(group));
         match result {
-            Ok(()) => {
+            Ok(_) => {
                 self.metrics.commit_duration.observe(begun.elapsed().as_secs_f64());
                 self.metrics.transaction("committed");
                 self.metrics.outputs.inc_by(outbox.records.len() as u64);
@@ -313,6 +314,10 @@ impl Engine {
                 self.producer.replace(PATIENCE)?;
                 self.reset()
             }
+            Err(TxnError::Refused(refusal)) if refusal.is_of_record() => {
+                Err(Halt(refusal.to_string()).into())
+            }
+            Err(refused @ TxnError::Refused(_)) => Err(refused.into()),
             Err(fenced @ TxnError::Fenced(_)) => Err(fenced)
                 .context("another process runs as this instance; give each its own --instance"),
         }

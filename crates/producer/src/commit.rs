@@ -70,7 +70,7 @@ impl Committer {
             let outcome = self.producer.commit(&outbox, None);
             self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
             let failure = match outcome {
-                Ok(()) => {
+                Ok(_) => {
                     self.metrics.ended(Ending::Committed);
                     return Ok(Committed::Yes);
                 }
@@ -80,6 +80,13 @@ impl Committer {
                          one another --source",
                         self.source
                     ));
+                }
+                Err(TxnError::Refused(refusal)) if refusal.is_of_record() => {
+                    return Err(Halt(refusal.to_string()).into());
+                }
+                Err(TxnError::Refused(refusal)) => {
+                    self.metrics.ended(Ending::Aborted);
+                    refusal.to_string()
                 }
                 Err(TxnError::Aborted(why)) => {
                     self.metrics.ended(Ending::Aborted);
