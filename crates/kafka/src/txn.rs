@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,12 @@ pub use crate::txn_error::{Flaw, Refusal, TxnError};
 const CALL: Duration = Duration::from_secs(20);
 /// A commit that took this long may have asked more than once (`socket.timeout.ms`).
 const ONE_REQUEST: Duration = Duration::from_secs(10);
+
+/// Most of one partition that is handed over at once: below `batch.size` and `batch.num.messages`.
+const WAVE_BYTES: usize = 980_000;
+const WAVE_RECORDS: usize = 10_000;
+/// What the format adds to a record: lengths, deltas, counts.
+const OVERHEAD: usize = 32;
 
 type Outcome<T> = std::result::Result<T, TxnError>;
 
@@ -190,16 +197,38 @@ impl TxnProducer {
             .map_err(|e| classify(&e))
     }
 
+    /// Hands over one request's worth per partition at a time. The client keeps one request of a
+    /// partition in flight; while records of the same partition wait behind it longer than
+    /// `linger.ms`, its thread does not sleep but spins until the acknowledgement (measured: half
+    /// of the process's CPU). So what a partition has beyond one request waits here.
     fn send_all(&self, outbox: &Outbox) -> Outcome<()> {
-        outbox.records.iter().enumerate().try_for_each(|(index, out)| {
-            self.send(index, out).map_err(|error| {
-                let code = error.rdkafka_error_code();
-                let failure = Failure { record: index, code, cause: error.to_string() };
-                match self.refusal(outbox, &failure) {
-                    Some(refusal) => TxnError::Refused(refusal),
-                    None => classify(&error),
-                }
-            })
+        // Partition by partition, so that one is handed over whole before its linger is over.
+        let mut waiting: BTreeMap<(&str, i32), Vec<usize>> = BTreeMap::new();
+        for (index, out) in outbox.records.iter().enumerate() {
+            waiting.entry((&out.topic, out.partition)).or_default().push(index);
+        }
+        let mut waiting: Vec<Vec<usize>> = waiting.into_values().collect();
+        while !waiting.is_empty() {
+            for rest in &mut waiting {
+                let wave = rest.drain(..wave_length(&outbox.records, rest));
+                wave.into_iter().try_for_each(|index| self.send_one(outbox, index))?;
+            }
+            waiting.retain(|rest| !rest.is_empty());
+            if !waiting.is_empty() {
+                self.drain()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_one(&self, outbox: &Outbox, index: usize) -> Outcome<()> {
+        self.send(index, &outbox.records[index]).map_err(|error| {
+            let code = error.rdkafka_error_code();
+            let failure = Failure { record: index, code, cause: error.to_string() };
+            match self.refusal(outbox, &failure) {
+                Some(refusal) => TxnError::Refused(refusal),
+                None => classify(&error),
+            }
         })
     }
 
@@ -279,6 +308,17 @@ impl TxnProducer {
             cause: failure.cause.clone(),
         })
     }
+}
+
+/// How many of the first of these records fit one request; at least one.
+fn wave_length(records: &[OutRecord], wanted: &[usize]) -> usize {
+    let mut bytes = 0;
+    let fits = |index: &&usize| {
+        bytes += records[**index].size() + OVERHEAD;
+        bytes <= WAVE_BYTES
+    };
+    let length = wanted.iter().take(WAVE_RECORDS).take_while(fits).count();
+    length.max(1).min(wanted.len())
 }
 
 fn headers_of(out: &OutRecord) -> OwnedHeaders {
