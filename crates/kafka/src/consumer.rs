@@ -20,6 +20,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,8 @@ pub struct Batch {
 
 struct Context {
     changes: Mutex<Vec<Change>>,
+    /// Whether there are any: looked at for every record, where a lock would be felt.
+    changed: AtomicBool,
 }
 
 impl ClientContext for Context {
@@ -149,6 +152,7 @@ impl Context {
     fn push(&self, change: Change) {
         if let Ok(mut changes) = self.changes.lock() {
             changes.push(change);
+            self.changed.store(true, Ordering::Release);
         }
     }
 }
@@ -185,7 +189,7 @@ impl GroupConsumer {
             // The client refuses the three settings above: they are the brokers'.
             GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
         };
-        let context = Context { changes: Mutex::new(Vec::new()) };
+        let context = Context { changes: Mutex::new(Vec::new()), changed: AtomicBool::new(false) };
         let consumer: BaseConsumer<Context> = config
             .create_with_context(context)
             .map_err(|e| Error::new("cannot create a consumer", &e))?;
@@ -208,13 +212,13 @@ impl GroupConsumer {
         let mut bytes = 0;
         let begun = Instant::now();
         loop {
-            let now = Instant::now();
-            let wait = if batch.records.is_empty() {
-                limits.idle.saturating_sub(now - begun)
-            } else {
-                not_before.saturating_duration_since(now)
-            };
-            let polled = self.consumer.poll(wait);
+            // What is at hand first: reading the clock for each record would be a tenth of it all.
+            let polled = self.consumer.poll(Duration::ZERO).or_else(|| {
+                self.consumer.poll(match batch.records.is_empty() {
+                    true => limits.idle.saturating_sub(begun.elapsed()),
+                    false => not_before.saturating_duration_since(Instant::now()),
+                })
+            });
             if let Some(Err(error)) = &polled {
                 self.check(error)?;
             }
@@ -245,7 +249,11 @@ impl GroupConsumer {
 
     /// Moves changes from the callback to the batch, and drops records of partitions that went.
     fn apply_changes(&self, batch: &mut Batch) {
-        let Ok(mut changes) = self.consumer.context().changes.lock() else { return };
+        let context = self.consumer.context();
+        if !context.changed.swap(false, Ordering::Acquire) {
+            return;
+        }
+        let Ok(mut changes) = context.changes.lock() else { return };
         for change in changes.drain(..) {
             if let Change::Revoked(gone) | Change::Lost(gone) = &change {
                 batch.records.retain(|(partition, _)| !gone.contains(partition));
