@@ -1,6 +1,6 @@
 //! Output records with their headers: who wrote them, as the how-manieth, because of what.
 
-use crate::engine::TaskId;
+use crate::shared::TaskId;
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::headers;
 use caudal_core::ledger::{read_count, write_count};
