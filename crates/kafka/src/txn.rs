@@ -51,6 +51,9 @@ pub struct TxnProducer {
     guarantee: Guarantee,
     watched: Option<String>,
     producer: ThreadedProducer<Deliveries>,
+    /// Whether records of an aborted txn were refused or dropped. librdkafka then misses their
+    /// sequence numbers ("skipped sequence numbers") and would abort the next txn as well.
+    is_spent: bool,
     watchdog: Watchdog,
 }
 
@@ -105,7 +108,15 @@ impl TxnProducer {
         let producer = start(kafka, transactional_id, guarantee, patience, &watchdog)?;
         let (kafka, transactional_id) = (kafka.clone(), transactional_id.to_owned());
         let watched = watched.map(str::to_owned);
-        Ok(TxnProducer { kafka, transactional_id, guarantee, watched, producer, watchdog })
+        Ok(TxnProducer {
+            kafka,
+            transactional_id,
+            guarantee,
+            watched,
+            producer,
+            is_spent: false,
+            watchdog,
+        })
     }
 
     /// Replaces the producer after a doubt: a new instance, whose `init_transactions` raises the
@@ -117,6 +128,7 @@ impl TxnProducer {
     pub fn replace(&mut self, patience: Duration) -> Result<()> {
         self.producer =
             start(&self.kafka, &self.transactional_id, self.guarantee, patience, &self.watchdog)?;
+        self.is_spent = false;
         Ok(())
     }
 
@@ -128,6 +140,9 @@ impl TxnProducer {
     /// A [`TxnError`] that says what is known of the txn. At least once knows no abort: of a failed
     /// commit any part may exist (and is a [`TxnError::Doubt`]), and of a refused one too.
     pub fn commit(&mut self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<Written> {
+        if self.is_spent {
+            self.replace(CALL).map_err(|e| TxnError::Doubt(e.to_string()))?;
+        }
         self.producer.context().begin();
         match self.guarantee {
             Guarantee::ExactlyOnceV2 => self.commit_txn(outbox, group)?,
@@ -138,7 +153,7 @@ impl TxnProducer {
         Ok(self.producer.context().take_written())
     }
 
-    fn commit_txn(&self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<()> {
+    fn commit_txn(&mut self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<()> {
         let begun = self.watchdog.call("begin_transaction", || self.producer.begin_transaction());
         begun.map_err(|e| classify(&e))?;
         let filled = self.send_all(outbox).and_then(|()| match group {
@@ -239,7 +254,7 @@ impl TxnProducer {
             BaseRecord::with_opaque_to(&out.topic, tag.to_opaque()).partition(out.partition);
         record.key = out.key.as_deref();
         record.payload = out.value.as_deref();
-        if !out.headers.is_empty() {
+        if out.header_count() > 0 {
             record.headers = Some(headers_of(out));
         }
         let mut end = None;
@@ -276,7 +291,7 @@ impl TxnProducer {
     }
 
     /// Aborts; only a coordinator's word makes the txn `Aborted` (or `Refused`).
-    fn abort(&self, outbox: &Outbox, failed: TxnError) -> TxnError {
+    fn abort(&mut self, outbox: &Outbox, failed: TxnError) -> TxnError {
         // librdkafka 4849: an abort before every request was answered can become fatal.
         if let Err(doubt) = self.drain() {
             return doubt;
@@ -290,7 +305,10 @@ impl TxnProducer {
             (other, _) => other,
         };
         match self.watchdog.call("abort_transaction", || self.producer.abort_transaction(CALL)) {
-            Ok(()) => failed,
+            Ok(()) => {
+                self.is_spent = failure.is_some();
+                failed
+            }
             Err(error) => match classify(&error) {
                 TxnError::Fenced(why) => TxnError::Fenced(why),
                 _ => TxnError::Doubt(format!("{failed}; the abort failed too: {error}")),
@@ -322,11 +340,11 @@ fn wave_length(records: &[OutRecord], wanted: &[usize]) -> usize {
 }
 
 fn headers_of(out: &OutRecord) -> OwnedHeaders {
-    let mut headers = OwnedHeaders::new_with_capacity(out.headers.len());
-    for (key, value) in &out.headers {
-        headers = headers.insert(Header { key, value: Some(value) });
-    }
-    headers
+    let mut headers = Some(OwnedHeaders::new_with_capacity(out.header_count()));
+    out.for_each_header(|key, value| {
+        headers = headers.take().map(|all| all.insert(Header { key, value: Some(value) }));
+    });
+    headers.unwrap_or_default()
 }
 
 fn list_of(positions: &[Position]) -> Outcome<TopicPartitionList> {

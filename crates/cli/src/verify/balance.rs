@@ -431,7 +431,8 @@ struct RowsFound {
 /// The committed positions of the processor, of both stages in one request. Where a group has
 /// forgotten its offsets, the last state block says where its task stands, as for the task itself.
 fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<()> {
-    let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::kafka_broker::GROUP)?;
+    let offsets =
+        Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::kafka_broker::GROUP)?;
     let of = |topic: &str| -> Vec<(Arc<str>, i32)> {
         (0..cut.partitions).map(|partition| (Arc::from(topic), partition)).collect()
     };

@@ -54,6 +54,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
 fn outbox(input: &Arc<str>, commit: i64) -> Outbox {
     let targets: [Arc<str>; 2] = [topics::VALIDAS.into(), topics::PARCIALES.into()];
     let record = |i: i32| OutRecord {
+        origin: None,
         topic: Arc::clone(&targets[usize::from(i % 2 == 1)]),
         partition: (i / 2) % 6,
         key: Some(format!("key-{i}").into_bytes()),
