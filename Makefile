@@ -36,10 +36,13 @@ test: install jars ## check, then every test on a real stack of its own; prints 
 chaos: install jars build ## Kill services, brokers and the database again and again (ROUNDS=3 SEED=…)
 	@scripts/chaos.sh
 
-bench: bench-commit ## All benchmarks
+bench: bench-commit bench-processor ## All benchmarks
 
 bench-commit: install jars build ## Latency of a Kafka commit with 1,000 records, and first end-to-end figures
 	@scripts/bench.sh
+
+bench-processor: install jars build ## The processor against a bare loop (RECORDS=2000000 RUNS=5 PART="drain restart rate latency")
+	@scripts/bench.sh processor $(PART)
 
 down: ## Stop the services, the brokers and PostgreSQL; data stays
 	@if [ -x target/release/caudal ]; then target/release/caudal services down && target/release/caudal stack down; else echo "nothing was built here, so nothing of it runs"; fi
