@@ -252,8 +252,8 @@ impl Dedup {
             if before != NONE {
                 self.point(&id, position, before);
                 self.stale -= 1;
-            } else if let Ok(entry) = self.index[shard_of(&id)]
-                .find_entry(hash_of(&id), |found| *found == position)
+            } else if let Ok(entry) =
+                self.index[shard_of(&id)].find_entry(hash_of(&id), |found| *found == position)
             {
                 entry.remove();
                 self.len -= 1;

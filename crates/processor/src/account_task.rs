@@ -25,6 +25,7 @@ use caudal_query::group::{self, Row};
 use caudal_query::panes::PaneState;
 use caudal_query::partials::{Partial, Partials};
 use caudal_query::table;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use partials::{Message, Source};
@@ -69,6 +70,8 @@ pub struct AccountTask {
     dedup: Dedup,
     panes: Vec<PaneState>,
     partials: Vec<Partials>,
+    /// Input offsets whose outputs cannot be written, with the reason: they are dead letters.
+    unwritable: BTreeMap<i64, String>,
     /// What this batch counted, for metrics after its commit.
     pub counts: Counts,
 }
@@ -98,9 +101,16 @@ impl AccountTask {
             dedup: Dedup::default(),
             panes: shared.local.iter().map(|_| PaneState::default()).collect(),
             partials: shared.global.iter().map(|_| Partials::default()).collect(),
+            unwritable: BTreeMap::new(),
             counts: Counts::default(),
             shared,
         }
+    }
+
+    /// Makes the input record at `offset` a dead letter when it is read again. False when it was
+    /// one already: then it is the dead letter that cannot be written.
+    pub fn refuse_at(&mut self, offset: i64, why: &str) -> bool {
+        self.unwritable.insert(offset, why.to_owned()).is_none()
     }
 
     /// The next offset to read.
@@ -169,7 +179,8 @@ impl AccountTask {
         }
         self.at.ledger.records_in += 1;
         self.counts.records_in += 1;
-        self.process_new(record, tables, outbox).map_err(|cause| self.overflow(record.offset, cause))
+        self.process_new(record, tables, outbox)
+            .map_err(|cause| self.overflow(record.offset, cause))
     }
 
     fn overflow(&self, offset: i64, cause: SumOverflow) -> TaskError {
@@ -188,6 +199,10 @@ impl AccountTask {
         // A copy, because the borrow would outlast the changes below.
         let arrival = moved.unwrap_or_else(|| self.arrival.clone());
         let offset = original.map_or(record.offset, |(_, offset)| offset);
+        if let Some(why) = self.unwritable.get(&record.offset) {
+            let rejection = Rejection::new(Reason::TooLarge, why.clone());
+            return self.reject(record, &rejection, outbox);
+        }
         let valid = decode(record, shared.transaction_schema, (&arrival, offset))
             .and_then(|transaction| validate(transaction, record.timestamp));
         let valid = match valid {
@@ -376,6 +391,7 @@ impl AccountTask {
                 partition: self.id.partition,
                 key: Some(self.id.to_string().into_bytes()),
                 value: Some(part),
+                origin: None,
                 headers: Vec::new(),
             });
         }
@@ -395,6 +411,7 @@ impl AccountTask {
     /// The batch is committed: forgets how to undo it, and drops what its stream time closes.
     pub fn commit(&mut self) {
         self.before = None;
+        self.unwritable.clear();
         self.dedup.commit(self.at.stream_time, self.shared.horizon);
         for (panes, query) in self.panes.iter_mut().zip(&self.shared.local) {
             panes.commit(&query.plan, self.at.stream_time);

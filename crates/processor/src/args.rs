@@ -1,6 +1,8 @@
 //! Arguments of `caudal-processor`.
 
 use caudal_kafka::KafkaArgs;
+use caudal_kafka::consumer::GroupProtocol;
+use caudal_kafka::txn::Guarantee;
 use caudal_service::args::ServiceArgs;
 use caudal_service::exit::EXIT_CODES;
 use clap::{Parser, ValueEnum};
@@ -19,26 +21,6 @@ pub enum Adopt {
     /// Validation rules or dedup horizon that differ from those of the state: the new ones, from
     /// here on.
     Rules,
-}
-
-/// What a crash may lead to, in Kafka Streams' words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Processing {
-    /// Outputs, state and positions in one Kafka transaction.
-    #[value(name = "exactly_once_v2")]
-    ExactlyOnceV2,
-    /// Without transactions: after a crash the last batch may be written twice. For comparison.
-    #[value(name = "at_least_once")]
-    AtLeastOnce,
-}
-
-/// How the group shares the partitions, in Kafka's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Protocol {
-    /// cooperative-sticky, with static membership.
-    Classic,
-    /// KIP-848, with static membership; the brokers decide session and heartbeat.
-    Consumer,
 }
 
 /// The stream processor: validates, deduplicates, watches for fraud and aggregates, exactly once.
@@ -67,11 +49,11 @@ pub struct Args {
     #[arg(long, env = "CAUDAL_THREADS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: u16,
     /// group.protocol of the consumers
-    #[arg(long, env = "CAUDAL_GROUP_PROTOCOL", value_enum, default_value_t = Protocol::Classic)]
-    pub group_protocol: Protocol,
+    #[arg(long, env = "CAUDAL_GROUP_PROTOCOL", value_enum, default_value_t = GroupProtocol::Classic)]
+    pub group_protocol: GroupProtocol,
     /// processing.guarantee
-    #[arg(long, env = "CAUDAL_PROCESSING_GUARANTEE", value_enum, default_value_t = Processing::ExactlyOnceV2)]
-    pub processing_guarantee: Processing,
+    #[arg(long, env = "CAUDAL_PROCESSING_GUARANTEE", value_enum, default_value_t = Guarantee::ExactlyOnceV2)]
+    pub processing_guarantee: Guarantee,
     /// Most state in memory, in MiB; above it input is paused and /readyz says which query is large
     #[arg(long, env = "CAUDAL_STATE_LIMIT_MIB", default_value_t = 2048, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub state_limit_mib: u64,

@@ -343,9 +343,11 @@ impl Assembler {
             )));
         }
         match (self.first_sequence, self.last) {
-            (Some(first), Some((_, needed))) if first > needed => Err(BlockError::Missing(
-                format!("the log of task {task} begins with block {first}, block {needed} is needed"),
-            )),
+            (Some(first), Some((_, needed))) if first > needed => {
+                Err(BlockError::Missing(format!(
+                    "the log of task {task} begins with block {first}, block {needed} is needed"
+                )))
+            }
             _ => Ok(()),
         }
     }

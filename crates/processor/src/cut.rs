@@ -84,7 +84,8 @@ impl Cuts {
             .known
             .iter()
             .filter(|(id, known)| {
-                known.bound.is_some() && self.written.get(&id.partition).is_some_and(|b| *b >= after)
+                known.bound.is_some()
+                    && self.written.get(&id.partition).is_some_and(|b| *b >= after)
             })
             .map(|(id, _)| *id)
             .collect();

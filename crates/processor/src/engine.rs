@@ -29,7 +29,7 @@ use caudal_core::decode::Record;
 use caudal_core::outbox::Outbox;
 use caudal_kafka::TopicPartition;
 use caudal_kafka::consumer::{Batch, Change, Limits};
-use caudal_kafka::txn::{TxnError, Written};
+use caudal_kafka::txn::{Refusal, TxnError, Written};
 use caudal_service::exit::Halt;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -334,14 +334,42 @@ impl<B: Broker> Engine<B> {
                 self.undo(touched)
             }
             Err(TxnError::Doubt(cause)) => {
-                tracing::warn!(cause, "transaction in doubt; new producer, then the positions tell");
+                tracing::warn!(
+                    cause,
+                    "transaction in doubt; new producer, then the positions tell"
+                );
                 self.metrics.transaction("doubtful");
                 self.status.obstacle("replacing the producer");
                 self.broker.replace_producer()?;
                 self.resolve(&outbox, touched)
             }
+            Err(TxnError::Refused(refusal)) if refusal.is_of_record() => {
+                self.refuse(&outbox, &refusal, touched)
+            }
             Err(other) => Err(other).context("the transaction cannot go on"),
         }
+    }
+
+    /// The txn was aborted because of a record that can never be written. Its input becomes a dead
+    /// letter when the batch is read again; so no record aborts its task twice.
+    fn refuse(
+        &mut self,
+        outbox: &Outbox,
+        refusal: &Refusal,
+        touched: &BTreeSet<TaskId>,
+    ) -> Result<Step> {
+        tracing::warn!(%refusal, "an output cannot be written; its input becomes a dead letter");
+        self.metrics.transaction("aborted");
+        let step = self.undo(touched)?;
+        let refused = outbox.records.get(refusal.record).and_then(|record| record.origin.as_ref());
+        let id = refused.and_then(|origin| {
+            touched.iter().find(|id| id.stage == Stage::Account && id.to_string() == *origin.task)
+        });
+        let is_new = match (id.and_then(|id| self.tasks.get_mut(*id)), refused) {
+            (Some(task), Some(origin)) => task.refuse(origin.offset, &refusal.to_string()),
+            _ => false,
+        };
+        if is_new { Ok(step) } else { Err(Halt(refusal.to_string()).into()) }
     }
 
     /// The batch is committed.
@@ -399,7 +427,8 @@ impl<B: Broker> Engine<B> {
             }
         };
         let is = |id: &TaskId, offset: i64| {
-            committed.get(&id.input()).and_then(Option::as_ref).map(|c| c.next_offset) == Some(offset)
+            committed.get(&id.input()).and_then(Option::as_ref).map(|c| c.next_offset)
+                == Some(offset)
         };
         let sent = |id: &TaskId| self.tasks.get(*id).map(|task| task.next_offset());
         if touched.iter().all(|id| sent(id).is_some_and(|offset| is(id, offset))) {

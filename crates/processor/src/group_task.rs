@@ -142,7 +142,8 @@ impl GroupTask {
                 .min_by_key(|(_, source)| source.stream_time)?;
             let lag = newest.saturating_sub(*watermark);
             let is_held = !state.is_empty() && lag > window.size.saturating_add(window.grace);
-            let open = if *watermark == i64::MIN { i64::MIN } else { window.first_open(*watermark) };
+            let open =
+                if *watermark == i64::MIN { i64::MIN } else { window.first_open(*watermark) };
             is_held.then(|| Held {
                 query,
                 window: open,
@@ -202,9 +203,7 @@ impl GroupTask {
     fn check_sequence(&mut self, record: &Record) -> Result<(), TaskError> {
         match self.at.sequences.observe(record) {
             Sequence::Next => Ok(()),
-            Sequence::Repeat => {
-                Err(self.broken(record, "a record of partials came twice".into()))
-            }
+            Sequence::Repeat => Err(self.broken(record, "a record of partials came twice".into())),
             Sequence::Gap { expected, found } => {
                 let what =
                     format!("records of partials are missing: expected {expected}, found {found}");
@@ -346,6 +345,7 @@ impl GroupTask {
                 partition: self.id.partition,
                 key: Some(self.id.to_string().into_bytes()),
                 value: Some(part),
+                origin: None,
                 headers: Vec::new(),
             });
         }
@@ -424,9 +424,8 @@ impl GroupTask {
 
     fn read_body(&mut self, body: &[u8], places: &[Option<usize>]) -> Result<(), AvroError> {
         let mut input = Reader::new(body);
-        let source = |input: &mut Reader<'_>| {
-            Ok(Source { stream_time: input.long()?, idle: input.long()? })
-        };
+        let source =
+            |input: &mut Reader<'_>| Ok(Source { stream_time: input.long()?, idle: input.long()? });
         let count = input.length()?;
         let sources: Result<Vec<Source>, AvroError> =
             (0..count).map(|_| source(&mut input)).collect();

@@ -7,6 +7,7 @@ use crate::shared::Shared;
 use caudal_core::outbox::Outbox;
 use caudal_kafka::args::{Isolation, Kafka};
 use caudal_kafka::consumer::{Batch, GroupConsumer, Limits, Membership};
+use caudal_kafka::cutter::Cutter;
 use caudal_kafka::kafka_log::KafkaLog;
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::{Committed, Offsets};
@@ -34,6 +35,7 @@ pub struct KafkaBroker {
     state_log: LogReader,
     table_log: Option<LogReader>,
     ends: Offsets,
+    cutter: Cutter,
 }
 
 impl KafkaBroker {
@@ -45,15 +47,17 @@ impl KafkaBroker {
         // First of all end what a predecessor of this name left open: its offsets and blocks are
         // then stable, and nobody waits for its time-out.
         let id = format!("{GROUP}-{name}");
-        let producer = TxnProducer::connect(
+        let producer = TxnProducer::connect_with(
             kafka,
             &id,
+            args.processing_guarantee,
             Some(&shared.state_topic),
             PATIENCE,
         )?;
         let membership = Membership {
             group: GROUP.to_owned(),
             instance: id,
+            protocol: args.group_protocol,
             topics: vec![Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)],
         };
         let tables = shared.tables();
@@ -68,6 +72,7 @@ impl KafkaBroker {
             state_log: LogReader::connect(kafka, &shared.state_topic)?,
             table_log,
             ends: Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-restore")?,
+            cutter: Cutter::start(kafka, &shared.state_topic)?,
             kafka: kafka.clone(),
         })
     }
@@ -135,6 +140,6 @@ impl Broker for KafkaBroker {
     }
 
     fn delete_records(&mut self, partition: i32, below: i64) {
-        tracing::debug!(partition, below, "cut");
+        self.cutter.cut(partition, below);
     }
 }

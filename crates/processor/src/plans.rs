@@ -78,7 +78,11 @@ impl Plans {
             if !shared.reset_queries.contains(&ours.name) {
                 return Err(changed(&ours.name));
             }
-            tracing::info!(query = ours.name, version = theirs.version + 1, "a changed query begins again, empty");
+            tracing::info!(
+                query = ours.name,
+                version = theirs.version + 1,
+                "a changed query begins again, empty"
+            );
             *ours = begun(query, next, theirs.version + 1);
         }
         let gone = |p: &&PlanState| !self.states.iter().any(|ours| ours.name == p.name);

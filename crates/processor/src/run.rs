@@ -87,13 +87,14 @@ impl Process<'_> {
             let engines: Vec<_> = (0..threads)
                 .map(|thread| {
                     let (status, name) = (board.status(thread), format!("{name}-{thread}"));
-                    std::thread::Builder::new()
-                        .name(format!("engine-{thread}"))
-                        .spawn_scoped(scope, move || {
+                    std::thread::Builder::new().name(format!("engine-{thread}")).spawn_scoped(
+                        scope,
+                        move || {
                             let result = self.engine(&name, status);
                             self.shutdown.ask();
                             result
-                        })
+                        },
+                    )
                 })
                 .collect::<std::io::Result<_>>()?;
             let watched = catch_up.map_or(Ok(()), |catch_up| self.watch(catch_up));

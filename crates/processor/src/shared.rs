@@ -58,8 +58,7 @@ impl TaskId {
     /// The task that reads a partition of `transacciones` or `caudal_parciales`.
     #[must_use]
     pub fn reading(topic: &str, partition: i32) -> TaskId {
-        let stage =
-            if topic == Stage::Account.input() { Stage::Account } else { Stage::Group };
+        let stage = if topic == Stage::Account.input() { Stage::Account } else { Stage::Group };
         TaskId { stage, partition }
     }
 }

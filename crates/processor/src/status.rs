@@ -45,7 +45,12 @@ pub struct Status {
 impl Board {
     /// For so many threads; the state of all of them together may take `limit` bytes.
     #[must_use]
-    pub fn new(threads: usize, readiness: Readiness, metrics: Arc<Metrics>, limit: u64) -> Arc<Board> {
+    pub fn new(
+        threads: usize,
+        readiness: Readiness,
+        metrics: Arc<Metrics>,
+        limit: u64,
+    ) -> Arc<Board> {
         let threads = Mutex::new(vec![Report::default(); threads]);
         Arc::new(Board { threads, readiness, metrics, limit, over: AtomicBool::new(false) })
     }

@@ -83,7 +83,8 @@ impl Tables {
         let now = broker.now();
         let Some(log) = broker.table_log() else { return Ok(()) };
         if self.reading_since.is_none() {
-            let is_old = self.as_of.is_none_or(|as_of| now.saturating_duration_since(as_of) >= EVERY);
+            let is_old =
+                self.as_of.is_none_or(|as_of| now.saturating_duration_since(as_of) >= EVERY);
             if !is_old && wish.is_none_or(|wish| self.is_as_of(wish)) {
                 return Ok(());
             }

@@ -95,6 +95,15 @@ impl Task {
         }
     }
 
+    /// Makes the input record at this offset a dead letter: what it leads to cannot be written.
+    /// False when that is so already, or when it is none of stage 1's.
+    pub fn refuse(&mut self, offset: i64, why: &str) -> bool {
+        match self {
+            Task::Account(task) => task.refuse_at(offset, why),
+            Task::Group(_) => false,
+        }
+    }
+
     /// The batch is committed: forgets how to undo it, and drops what it closed.
     pub fn commit(&mut self) {
         each!(self, task => task.commit());

@@ -83,4 +83,3 @@ fn wait_for_topics(kafka: &Kafka) -> Result<BTreeMap<String, admin::Topic>> {
         }
     }
 }
-

@@ -89,9 +89,7 @@ impl Partials {
     pub fn take(&mut self) -> Vec<Partial> {
         let table = &self.table;
         let mut all: Vec<Partial> = table.touched().map(|cell| table.entry(cell)).collect();
-        all.sort_unstable_by(|a, b| {
-            (&a.group, a.pane, a.from).cmp(&(&b.group, b.pane, b.from))
-        });
+        all.sort_unstable_by(|a, b| (&a.group, a.pane, a.from).cmp(&(&b.group, b.pane, b.from)));
         self.table.clear();
         all
     }

@@ -177,8 +177,7 @@ impl Table {
     fn drop_closed(&mut self, group: u32, window: &Window, time: i64) {
         let cells = &self.cells;
         let list = self.names.cells_mut(group);
-        let closed =
-            list.partition_point(|number| window.is_closed(cells.get(*number).pane, time));
+        let closed = list.partition_point(|number| window.is_closed(cells.get(*number).pane, time));
         list.drain(..closed);
         if closed > 0 && list.is_empty() {
             self.names.release(group);

@@ -184,8 +184,7 @@ mod tests {
             from: pane,
             values: Accumulator::of(pane.into()),
         };
-        let partials =
-            vec![([1; 8], (0..5).map(partial).collect()), ([2; 8], vec![partial(9)])];
+        let partials = vec![([1; 8], (0..5).map(partial).collect()), ([2; 8], vec![partial(9)])];
         let source = Source { stream_time: 7, idle: 0 };
         let values = values(3, source, &partials, 30);
         assert!(values.len() > 1);
@@ -196,10 +195,8 @@ mod tests {
             .flat_map(|m| &m.partials)
             .flat_map(|(f, list)| list.iter().map(|p| (*f, p.clone())))
             .collect();
-        let sent: Vec<(PlanFingerprint, Partial)> = partials
-            .iter()
-            .flat_map(|(f, list)| list.iter().map(|p| (*f, p.clone())))
-            .collect();
+        let sent: Vec<(PlanFingerprint, Partial)> =
+            partials.iter().flat_map(|(f, list)| list.iter().map(|p| (*f, p.clone()))).collect();
         assert_eq!(all, sent);
         let (last, others) = read.split_last().expect("some");
         assert_eq!(last.source, Some(source));

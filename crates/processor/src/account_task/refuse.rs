@@ -48,6 +48,7 @@ impl AccountTask {
             partition: home,
             key: Some(valid.transaction.account_id.as_bytes().to_vec()),
             value: record.value.as_deref().map(<[u8]>::to_vec),
+            origin: None,
             headers: all,
         };
         if out.size() > INPUT_LIMIT {
