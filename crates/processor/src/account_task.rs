@@ -25,7 +25,7 @@ use caudal_query::group::{self, Row};
 use caudal_query::panes::PaneState;
 use caudal_query::partials::{Partial, Partials};
 use caudal_query::plan::Emit;
-use caudal_query::table;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub use partials::{Message, Source};
 enum Cursor {
     Seen(dedup::Cursor),
     /// All ids are behind; in the panes of the query at this place, after this entry.
-    Pane(usize, Option<table::Cursor>),
+    Pane(usize, Option<caudal_query::Cursor>),
 }
 
 /// All of a task that a batch changes, but its keyed state: small enough to be copied per batch.

@@ -15,7 +15,7 @@ pub mod partials;
 pub mod plan;
 #[cfg(test)]
 mod sample;
-pub mod table;
+mod table;
 pub mod window;
 
 pub use table::Cursor;
