@@ -42,7 +42,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// Whether it was only dropped because of another failure.
-    fn is_consequence(&self) -> bool {
+    pub fn is_consequence(&self) -> bool {
         matches!(self.code, Some(Code::PurgeQueue | Code::PurgeInflight))
     }
 }

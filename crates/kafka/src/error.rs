@@ -52,6 +52,8 @@ pub(crate) fn is_transient(code: Code) -> bool {
             | Code::CoordinatorNotAvailable
             | Code::NotCoordinator
             | Code::UnstableOffsetCommit
+            // KIP-848: the group moved on, and the next heartbeat tells the member.
+            | Code::StaleMemberEpoch
             | Code::NotEnoughReplicas
             | Code::NotEnoughReplicasAfterAppend
             | Code::WaitingForCoordinator

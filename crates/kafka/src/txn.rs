@@ -51,8 +51,8 @@ pub struct TxnProducer {
     guarantee: Guarantee,
     watched: Option<String>,
     producer: ThreadedProducer<Deliveries>,
-    /// Whether records of an aborted txn were refused or dropped. librdkafka then misses their
-    /// sequence numbers ("skipped sequence numbers") and would abort the next txn as well.
+    /// Whether a broker refused records of an aborted txn. librdkafka then misses their sequence
+    /// numbers ("skipped sequence numbers") and would abort the next txn as well.
     is_spent: bool,
     watchdog: Watchdog,
 }
@@ -296,7 +296,7 @@ impl TxnProducer {
         if let Err(doubt) = self.drain() {
             return doubt;
         }
-        let failure = self.producer.context().failure();
+        let failure = self.producer.context().failure().filter(|f| !f.is_consequence());
         let failed = match (failed, &failure) {
             (TxnError::Aborted(cause), Some(failure)) => match self.refusal(outbox, failure) {
                 Some(refusal) => TxnError::Refused(refusal),

@@ -126,6 +126,8 @@ fn sorted(code: Option<Code>, abortable: bool, text: String) -> TxnError {
         Some(Code::ProducerFenced | Code::InvalidProducerEpoch | Code::Fenced) => {
             TxnError::Fenced(text)
         }
+        // The coordinator's answer, and a final one for this txn: its membership is outdated.
+        Some(Code::StaleMemberEpoch) if abortable => TxnError::Aborted(text),
         // No answer, or "not now" until the time was over: see above.
         Some(code) if is_transient(code) => TxnError::Doubt(text),
         // `send` refuses everything once the client has failed for good; what had failed first
@@ -166,7 +168,12 @@ mod tests {
 
     #[test]
     fn a_stale_member_is_aborted_and_a_newer_producer_fences() {
-        for code in [Code::IllegalGeneration, Code::UnknownMemberId, Code::FencedInstanceId] {
+        for code in [
+            Code::IllegalGeneration,
+            Code::UnknownMemberId,
+            Code::FencedInstanceId,
+            Code::StaleMemberEpoch,
+        ] {
             assert_eq!(kind(&sorted(Some(code), true, String::new())), "aborted", "{code}");
         }
         for code in [Code::Fenced, Code::ProducerFenced, Code::InvalidProducerEpoch] {
