@@ -12,6 +12,7 @@ pub mod catch_up;
 pub mod engine;
 pub mod group_task;
 pub mod metrics;
+mod mutant;
 pub mod outputs;
 pub mod restore;
 pub mod run;
