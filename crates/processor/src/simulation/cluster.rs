@@ -61,8 +61,6 @@ pub struct Cluster {
     pub rates: Rates,
     /// What happened.
     pub observed: Observed,
-    /// Processes that do not run: killed or stalled.
-    pub stopped: BTreeSet<String>,
     tracing: bool,
 }
 
@@ -82,7 +80,6 @@ impl Cluster {
             dice: Dice::new(seed, 2),
             rates,
             observed: Observed::default(),
-            stopped: BTreeSet::new(),
             tracing,
         }
     }
@@ -129,6 +126,11 @@ impl Cluster {
             self.note(|| format!("{} is cut below {below}", name(&partition)));
             self.log(&partition).cut(below);
         }
+    }
+
+    /// Cuts a partition after `delay`.
+    pub fn cut_later(&mut self, partition: TopicPartition, below: i64, delay: Duration) {
+        self.cuts.push((self.now + delay, partition, below));
     }
 
     /// A partition; it exists once somebody asks for it.

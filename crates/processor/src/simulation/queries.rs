@@ -1,6 +1,12 @@
 //! The queries of the simulation, said twice: as the reference reads them, and as plans.
 
+use super::TABLE;
+use super::reference::Row;
+use caudal_core::row::Value;
 use caudal_core::time::{MINUTE, SECOND};
+use caudal_core::transaction::Kind;
+use caudal_query::plan::{Emit, Function, GroupColumn, Having, Join, Plan};
+use caudal_query::window::Window;
 
 /// A column that a query groups by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +45,48 @@ impl Spec {
         self.group.contains(&Column::Joined)
     }
 
+    /// The same as a plan.
+    pub fn plan(&self) -> Plan {
+        let column = |column: &Column| match column {
+            Column::Account => GroupColumn::AccountId,
+            Column::Merchant => GroupColumn::MerchantId,
+            Column::Currency => GroupColumn::Currency,
+            Column::Joined => GroupColumn::Joined,
+        };
+        let names = ["ventas", "total", "minimo", "maximo"];
+        let functions = [Function::Count, Function::Sum, Function::Min, Function::Max];
+        Plan {
+            name: self.name.to_owned(),
+            kind: self.purchases_only.then_some(Kind::Purchase),
+            group_by: self.group.iter().map(column).collect(),
+            window: Window { size: self.size, advance: self.advance, grace: self.grace },
+            aggregates: names.map(str::to_owned).into_iter().zip(functions).collect(),
+            having: self.having.map(|(count_above, sum_above)| Having { count_above, sum_above }),
+            emit: if self.emit_final { Emit::Final } else { Emit::Changes },
+            idle_timeout: self.idle,
+            join: self.joins().then(|| Join {
+                table: TABLE.to_owned(),
+                key: GroupColumn::MerchantId,
+                left: false,
+                column: "rubro".to_owned(),
+            }),
+        }
+    }
+
+    /// The aggregates of an output row of this query.
+    ///
+    /// # Panics
+    /// When the row is none of this query's.
+    pub fn row(&self, value: &[u8]) -> Row {
+        let values = self.plan().row_schema().decode(&value[5..]).expect("a row of the query");
+        match values[self.group.len() + 2..] {
+            [Value::Long(count), Value::Decimal(sum), Value::Decimal(min), Value::Decimal(max)] => {
+                (count, sum, min, max)
+            }
+            _ => panic!("{}: row {values:?}", self.name),
+        }
+    }
+
     /// Starts of the windows that hold `time`.
     pub fn starts(&self, time: i64) -> impl Iterator<Item = i64> + use<> {
         let (size, advance) = (self.size, self.advance);
@@ -52,7 +100,8 @@ impl Spec {
     }
 }
 
-/// All of them. Windows and graces are multiples of ten seconds: stage 2 is told the stream time
+/// All of them: the two shipped ones (with all four aggregates), and what those do not show.
+/// Windows and graces are multiples of ten seconds: stage 2 is told the stream time
 /// in steps of that.
 pub fn all() -> Vec<Spec> {
     use Column::{Account, Currency, Joined, Merchant};
@@ -72,6 +121,7 @@ pub fn all() -> Vec<Spec> {
             name: "ventas_gold",
             purchases_only: true,
             group: &[Merchant, Currency],
+            idle: Some(60 * MINUTE),
             ..base.clone()
         },
         Spec {
