@@ -76,9 +76,8 @@ async fn positions(offsets: &Offsets, database_url: &str) -> Result<Positions> {
         let partitions: Vec<_> =
             (0..offsets.partitions(topic)?).map(|p| (Arc::<str>::from(topic), p)).collect();
         let committed = offsets.committed(&partitions)?;
-        let next =
-            |(p, offset): (&caudal_kafka::TopicPartition, &Option<i64>)| (p.1, offset.unwrap_or(0));
-        all.insert(topic, committed.iter().map(next).collect());
+        let next = committed.iter().map(|(p, c)| (p.1, c.as_ref().map_or(0, |c| c.next_offset)));
+        all.insert(topic, next.collect());
     }
     let mut connection =
         PgConnection::connect(database_url).await.context("cannot connect to PostgreSQL")?;

@@ -36,6 +36,8 @@ pub struct Position {
     pub partition: i32,
     /// The next offset to read.
     pub next_offset: i64,
+    /// Text that is committed with it, for whoever owns the partition next; may be empty.
+    pub metadata: String,
 }
 
 /// The outputs and input positions of one batch, in the order in which they are produced.

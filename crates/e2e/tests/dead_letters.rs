@@ -107,7 +107,7 @@ fn good_cases() -> Vec<Case> {
 /// Sends the cases as a foreign producer would: by key where there is one, else to partition 0.
 fn send(pipeline: &Pipeline, cases: &[Case]) -> Result<()> {
     let mut producer =
-        TxnProducer::connect(&pipeline.kafka, "dead-letter-test", Duration::from_secs(60))?;
+        TxnProducer::connect(&pipeline.kafka, "dead-letter-test", None, Duration::from_secs(60))?;
     let record = |case: &Case| OutRecord {
         topic: Arc::from(topics::TRANSACCIONES),
         partition: case.key.map_or(0, |key| partition_of(key.as_bytes(), 6)),
@@ -116,7 +116,8 @@ fn send(pipeline: &Pipeline, cases: &[Case]) -> Result<()> {
         headers: Vec::new(),
     };
     let outbox = Outbox { records: cases.iter().map(record).collect(), positions: Vec::new() };
-    Ok(producer.commit(&outbox, None)?)
+    producer.commit(&outbox, None)?;
+    Ok(())
 }
 
 /// Lines that the producer cannot map: `mapping`, and one too large for a record.

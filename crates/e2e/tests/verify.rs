@@ -116,7 +116,7 @@ fn duplicated_output(pipeline: &Pipeline) -> Result<()> {
     let transaction =
         caudal_core::avro::read_transaction(&mut caudal_core::avro::Reader::new(body))?;
     let mut producer =
-        TxnProducer::connect(&pipeline.kafka, "verify-test", Duration::from_secs(60))?;
+        TxnProducer::connect(&pipeline.kafka, "verify-test", None, Duration::from_secs(60))?;
     producer.commit(&Outbox { records: vec![copy], positions: vec![] }, None)?;
     let verdict = pipeline.verify()?;
     let differences = verdict["differences"].to_string();

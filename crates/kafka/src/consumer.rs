@@ -6,7 +6,8 @@
 
 use crate::args::{Isolation, Kafka};
 use crate::error::{Error, Result};
-use crate::{TopicPartition, list_of, offsets};
+use crate::offsets::{self, Committed};
+use crate::{TopicPartition, list_of};
 use caudal_core::decode::Record;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -314,14 +315,14 @@ impl GroupConsumer {
         self.consumer.resume(&list_of(partitions)).map_err(|e| Error::new("cannot resume", &e))
     }
 
-    /// Committed next offsets of the group, stable ones only.
+    /// What the group has committed, stable offsets only.
     ///
     /// # Errors
     /// As [`offsets::Offsets::committed`].
     pub fn committed(
         &self,
         partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, Option<i64>>> {
+    ) -> Result<BTreeMap<TopicPartition, Option<Committed>>> {
         offsets::committed(&self.consumer, partitions)
     }
 

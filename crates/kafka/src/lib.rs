@@ -7,7 +7,9 @@
 pub mod admin;
 pub mod args;
 pub mod consumer;
+mod delivery;
 pub mod error;
+pub mod kafka_log;
 pub mod log_reader;
 pub mod offsets;
 pub mod properties;

@@ -8,16 +8,55 @@
 //!    which may yet commit: a lost update);
 //! 3. only then read; the end-of-partition event of this reading comes at or after the target.
 
-use crate::args::{Isolation, Kafka};
-use crate::consumer::{Quiet, owned};
+use crate::args::Kafka;
 use crate::error::{Error, Result};
-use crate::offsets::Offsets;
+use crate::kafka_log::KafkaLog;
 use caudal_core::decode::Record;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::{Message as _, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+/// What a [`LogReader`] needs of a log: Kafka's, or a simulated one with a clock of its own.
+pub trait LogSource {
+    /// The time now.
+    fn now(&self) -> Instant;
+    /// Lets `time` pass.
+    fn wait(&mut self, time: Duration);
+    /// The end of a partition with everything in it, of open and aborted txns too.
+    ///
+    /// # Errors
+    /// When no leader answers in time.
+    fn high_watermark(&mut self, topic: &str, partition: i32) -> Result<i64>;
+    /// The first offset of a partition and its last stable offset: every txn below has ended.
+    ///
+    /// # Errors
+    /// When no leader answers in time.
+    fn stable_range(&mut self, topic: &str, partition: i32) -> Result<(i64, i64)>;
+    /// Begins to read committed records of a partition at `from`.
+    ///
+    /// # Errors
+    /// When the client refuses.
+    fn assign(&mut self, topic: &str, partition: i32, from: i64) -> Result<()>;
+    /// Reads a partition no further.
+    ///
+    /// # Errors
+    /// When the client refuses.
+    fn unassign(&mut self, topic: &str, partition: i32) -> Result<()>;
+    /// The next event of the assigned partitions, for which it waits up to `wait`.
+    fn poll(&mut self, wait: Duration) -> Polled;
+}
+
+/// What a [`LogSource`] had to say.
+#[derive(Debug)]
+pub enum Polled {
+    /// Nothing within the time given.
+    Nothing,
+    /// A committed record.
+    Record(Record),
+    /// Everything in that partition was read, up to the last stable offset at the time of asking.
+    End(i32),
+    /// A failure; a transient one is waited out.
+    Failed(Error),
+}
 
 /// What a step of reading brought.
 #[derive(Debug)]
@@ -32,16 +71,16 @@ pub enum Event {
 enum Stage {
     NeedsTarget { from: Option<i64> },
     NeedsStable { from: Option<i64>, target: i64 },
-    Reading,
+    Reading { next: i64, target: i64 },
 }
 
 /// Reads partitions of one topic to their proven ends.
-pub struct LogReader {
+pub struct LogReader<S: LogSource = KafkaLog> {
     topic: String,
-    consumer: BaseConsumer<Quiet>,
-    committed_ends: Offsets,
-    all_ends: Offsets,
+    source: S,
     stages: BTreeMap<i32, Stage>,
+    records_read: u64,
+    bytes_read: u64,
 }
 
 impl LogReader {
@@ -50,114 +89,7 @@ impl LogReader {
     /// # Errors
     /// When a client cannot be made.
     pub fn connect(kafka: &Kafka, topic: &str) -> Result<LogReader> {
-        let mut config = kafka.consumer_config(Isolation::ReadCommitted);
-        config.set("group.id", "caudal-log-reader").set("enable.partition.eof", "true");
-        let consumer = config
-            .create_with_context(Quiet)
-            .map_err(|e| Error::new("cannot create a reader", &e))?;
-        Ok(LogReader {
-            topic: topic.to_owned(),
-            consumer,
-            committed_ends: Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-log-reader")?,
-            all_ends: Offsets::connect(kafka, Isolation::ReadUncommitted, "caudal-log-reader")?,
-            stages: BTreeMap::new(),
-        })
-    }
-
-    /// Adds a partition, to be read from `from`, or from its first record.
-    pub fn add(&mut self, partition: i32, from: Option<i64>) {
-        self.stages.insert(partition, Stage::NeedsTarget { from });
-    }
-
-    /// Forgets a partition.
-    ///
-    /// # Errors
-    /// When the client refuses to drop it.
-    pub fn remove(&mut self, partition: i32) -> Result<()> {
-        if matches!(self.stages.remove(&partition), Some(Stage::Reading)) {
-            let mut list = TopicPartitionList::new();
-            list.add_partition(&self.topic, partition);
-            self.consumer
-                .incremental_unassign(&list)
-                .map_err(|e| Error::new("cannot stop reading a partition", &e))?;
-        }
-        Ok(())
-    }
-
-    /// Whether every partition that was added has ended.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        self.stages.is_empty()
-    }
-
-    /// Goes on for up to `slice`, giving each event to `sink`. Broker outages are waited out.
-    ///
-    /// # Errors
-    /// A permanent error of the client, or what `sink` returns.
-    pub fn step<E: From<Error>>(
-        &mut self,
-        slice: Duration,
-        mut sink: impl FnMut(Event) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let until = Instant::now() + slice;
-        self.advance_stages()?;
-        while Instant::now() < until && !self.stages.is_empty() {
-            let reading = self.stages.values().any(|s| matches!(s, Stage::Reading));
-            if !reading {
-                std::thread::sleep(Duration::from_millis(20).min(slice));
-                self.advance_stages()?;
-                continue;
-            }
-            match self.consumer.poll(Duration::from_millis(50)) {
-                None => self.advance_stages()?,
-                Some(Ok(message)) => {
-                    if self.stages.contains_key(&message.partition()) {
-                        sink(Event::Record(owned(&message)))?;
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.remove(partition)?;
-                    sink(Event::End(partition))?;
-                }
-                Some(Err(error)) => self.check(&error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads every added partition to its proven end.
-    ///
-    /// # Errors
-    /// A permanent error, what `sink` returns, or no progress for `patience` (waiting for an open
-    /// txn, or for a partition without a leader).
-    pub fn read_all<E: From<Error>>(
-        &mut self,
-        patience: Duration,
-        mut sink: impl FnMut(Record) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let mut last_event = Instant::now();
-        while !self.is_done() {
-            self.step(Duration::from_millis(500), |event| {
-                last_event = Instant::now();
-                match event {
-                    Event::Record(record) => sink(record),
-                    Event::End(_) => Ok(()),
-                }
-            })?;
-            if last_event.elapsed() > patience {
-                let waiting: Vec<i32> = self.stages.keys().copied().collect();
-                return Err(Error::permanent(
-                    format!("{} partitions {waiting:?} cannot be read to their end", self.topic),
-                    format!(
-                        "no progress for {} s: a partition has no leader, or a transaction \
-                             is still open",
-                        patience.as_secs()
-                    ),
-                )
-                .into());
-            }
-        }
-        Ok(())
+        Ok(LogReader::new(KafkaLog::connect(kafka)?, topic))
     }
 
     /// Which of `positions` (partition → next offset) have no committed record between there and
@@ -187,12 +119,158 @@ impl LogReader {
         drained.retain(|partition| !found.contains(partition));
         Ok(drained)
     }
+}
+
+impl<S: LogSource> LogReader<S> {
+    /// A reader of `topic` with no partition yet.
+    #[must_use]
+    pub fn new(source: S, topic: &str) -> LogReader<S> {
+        LogReader {
+            topic: topic.to_owned(),
+            source,
+            stages: BTreeMap::new(),
+            records_read: 0,
+            bytes_read: 0,
+        }
+    }
+
+    /// Records that were read since the reader was made.
+    #[must_use]
+    pub fn records_read(&self) -> u64 {
+        self.records_read
+    }
+
+    /// Bytes of keys, values and headers that were read since the reader was made.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// Offsets left to read: over the partitions that are being read, the distance from the next
+    /// offset to the target.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        let distance = |stage: &Stage| match stage {
+            Stage::Reading { next, target } => u64::try_from(target - next).unwrap_or(0),
+            _ => 0,
+        };
+        self.stages.values().map(distance).sum()
+    }
+
+    /// Adds a partition, to be read from `from`, or from its first record.
+    pub fn add(&mut self, partition: i32, from: Option<i64>) {
+        self.stages.insert(partition, Stage::NeedsTarget { from });
+    }
+
+    /// Forgets a partition.
+    ///
+    /// # Errors
+    /// When the client refuses to drop it.
+    pub fn remove(&mut self, partition: i32) -> Result<()> {
+        match self.stages.remove(&partition) {
+            Some(Stage::Reading { .. }) => self.source.unassign(&self.topic, partition),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether every partition that was added has ended.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// Goes on for up to `slice`, giving each event to `sink`. Broker outages are waited out.
+    ///
+    /// # Errors
+    /// A permanent error of the client, or what `sink` returns.
+    pub fn step<E: From<Error>>(
+        &mut self,
+        slice: Duration,
+        mut sink: impl FnMut(Event) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let until = self.source.now() + slice;
+        self.advance_stages()?;
+        while self.source.now() < until && !self.stages.is_empty() {
+            let reading = self.stages.values().any(|s| matches!(s, Stage::Reading { .. }));
+            if !reading {
+                self.source.wait(Duration::from_millis(20).min(slice));
+                self.advance_stages()?;
+                continue;
+            }
+            match self.source.poll(Duration::from_millis(50)) {
+                Polled::Nothing => self.advance_stages()?,
+                Polled::Record(record) => {
+                    if self.count(&record) {
+                        sink(Event::Record(record))?;
+                    }
+                }
+                Polled::End(partition) => {
+                    self.remove(partition)?;
+                    sink(Event::End(partition))?;
+                }
+                Polled::Failed(error) if error.transient => {}
+                Polled::Failed(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the record is of a partition that is being read; then it counts as read.
+    fn count(&mut self, record: &Record) -> bool {
+        let Some(Stage::Reading { next, .. }) = self.stages.get_mut(&record.partition) else {
+            return false;
+        };
+        *next = record.offset + 1;
+        self.records_read += 1;
+        self.bytes_read += record.size() as u64;
+        true
+    }
+
+    /// Reads every added partition to its proven end.
+    ///
+    /// # Errors
+    /// A permanent error, what `sink` returns, or no progress for `patience` (waiting for an open
+    /// txn, or for a partition without a leader).
+    pub fn read_all<E: From<Error>>(
+        &mut self,
+        patience: Duration,
+        mut sink: impl FnMut(Record) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut last_event = self.source.now();
+        while !self.is_done() {
+            let mut progress = false;
+            self.step(Duration::from_millis(500), |event| {
+                progress = true;
+                match event {
+                    Event::Record(record) => sink(record),
+                    Event::End(_) => Ok(()),
+                }
+            })?;
+            let now = self.source.now();
+            if progress {
+                last_event = now;
+            }
+            if now - last_event > patience {
+                let waiting: Vec<i32> = self.stages.keys().copied().collect();
+                return Err(Error::permanent(
+                    format!("{} partitions {waiting:?} cannot be read to their end", self.topic),
+                    format!(
+                        "no progress for {} s: a partition has no leader, or a transaction \
+                             is still open",
+                        patience.as_secs()
+                    ),
+                )
+                .into());
+            }
+        }
+        Ok(())
+    }
 
     fn advance_stages(&mut self) -> Result<()> {
         let waiting: Vec<i32> = self
             .stages
             .iter()
-            .filter(|(_, stage)| !matches!(stage, Stage::Reading))
+            .filter(|(_, stage)| !matches!(stage, Stage::Reading { .. }))
             .map(|(partition, _)| *partition)
             .collect();
         for partition in waiting {
@@ -209,40 +287,20 @@ impl LogReader {
         let Some(stage) = self.stages.get(&partition).copied() else { return Ok(()) };
         let stage = match stage {
             Stage::NeedsTarget { from } => {
-                let (_, target) = self.all_ends.watermarks(&self.topic, partition)?;
+                let target = self.source.high_watermark(&self.topic, partition)?;
                 Stage::NeedsStable { from, target }
             }
             other => other,
         };
         self.stages.insert(partition, stage);
         let Stage::NeedsStable { from, target } = stage else { return Ok(()) };
-        let (first, stable) = self.committed_ends.watermarks(&self.topic, partition)?;
+        let (first, stable) = self.source.stable_range(&self.topic, partition)?;
         if stable < target {
             return Ok(());
         }
-        let mut list = TopicPartitionList::new();
-        let start = Offset::Offset(from.map_or(first, |from| from.max(first)));
-        list.add_partition_offset(&self.topic, partition, start)
-            .map_err(|e| Error::new("cannot start reading", &e))?;
-        self.consumer
-            .incremental_assign(&list)
-            .map_err(|e| Error::new("cannot start reading", &e))?;
-        self.stages.insert(partition, Stage::Reading);
+        let next = from.map_or(first, |from| from.max(first));
+        self.source.assign(&self.topic, partition, next)?;
+        self.stages.insert(partition, Stage::Reading { next, target });
         Ok(())
-    }
-
-    fn check(&self, error: &KafkaError) -> Result<()> {
-        match error.rdkafka_error_code() {
-            Some(
-                Code::AutoOffsetReset
-                | Code::OffsetOutOfRange
-                | Code::Fatal
-                | Code::TopicAuthorizationFailed
-                | Code::UnknownTopicOrPartition
-                | Code::UnknownTopic
-                | Code::BadMessage,
-            ) => Err(Error::permanent(format!("cannot read {}", self.topic), error)),
-            _ => Ok(()),
-        }
     }
 }

@@ -12,6 +12,15 @@ use std::time::Duration;
 
 const CALL: Duration = Duration::from_secs(10);
 
+/// What a group has committed for a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The next offset to read.
+    pub next_offset: i64,
+    /// The text that was committed with it; may be empty.
+    pub metadata: String,
+}
+
 /// Asks for watermarks and committed offsets; joins no group.
 pub struct Offsets {
     consumer: BaseConsumer<Quiet>,
@@ -61,7 +70,7 @@ impl Offsets {
         }
     }
 
-    /// The committed next offsets of the group: `None` where nothing was committed. An error of
+    /// What the group has committed: `None` where nothing was committed. An error of
     /// any partition fails the call: it never means "nothing committed".
     ///
     /// # Errors
@@ -69,7 +78,7 @@ impl Offsets {
     pub fn committed(
         &self,
         partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, Option<i64>>> {
+    ) -> Result<BTreeMap<TopicPartition, Option<Committed>>> {
         committed(&self.consumer, partitions)
     }
 }
@@ -77,18 +86,20 @@ impl Offsets {
 pub(crate) fn committed<C: rdkafka::consumer::ConsumerContext>(
     consumer: &BaseConsumer<C>,
     partitions: &[TopicPartition],
-) -> Result<BTreeMap<TopicPartition, Option<i64>>> {
+) -> Result<BTreeMap<TopicPartition, Option<Committed>>> {
     let what = "cannot read committed offsets";
     let list =
         consumer.committed_offsets(list_of(partitions), CALL).map_err(|e| Error::new(what, &e))?;
     let mut found = BTreeMap::new();
     for element in list.elements() {
         element.error().map_err(|e| Error::new(what, &e))?;
-        let offset = match element.offset() {
-            Offset::Offset(next) => Some(next),
+        let committed = match element.offset() {
+            Offset::Offset(next_offset) => {
+                Some(Committed { next_offset, metadata: element.metadata().to_owned() })
+            }
             _ => None,
         };
-        found.insert((Arc::from(element.topic()), element.partition()), offset);
+        found.insert((Arc::from(element.topic()), element.partition()), committed);
     }
     Ok(found)
 }

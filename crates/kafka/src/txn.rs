@@ -1,20 +1,20 @@
 //! The transactional producer: one outbox, one txn.
 
 use crate::args::Kafka;
-use crate::consumer::{GroupConsumer, log_client};
+use crate::consumer::GroupConsumer;
+use crate::delivery::{Deliveries, Watched};
 use crate::error::{Error, Result};
 use crate::watchdog::Watchdog;
 use caudal_core::outbox::{OutRecord, Outbox};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
-use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+pub use crate::delivery::Written;
 
 /// Time-out of every transactional call.
 const CALL: Duration = Duration::from_secs(20);
@@ -34,39 +34,12 @@ pub enum TxnError {
     Fenced(String),
 }
 
-#[derive(Default)]
-struct Context {
-    failed_delivery: Mutex<Option<String>>,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_client(level, facility, message);
-    }
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client");
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = ();
-    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
-        if let Err((error, message)) = result
-            && let Ok(mut failed) = self.failed_delivery.lock()
-        {
-            use rdkafka::Message as _;
-            failed.get_or_insert_with(|| {
-                format!("{}-{}: {error}", message.topic(), message.partition())
-            });
-        }
-    }
-}
-
 /// A producer with a fixed `transactional.id`.
 pub struct TxnProducer {
     kafka: Kafka,
     transactional_id: String,
-    producer: ThreadedProducer<Context>,
+    watched: Option<String>,
+    producer: ThreadedProducer<Deliveries>,
     watchdog: Watchdog,
 }
 
@@ -86,20 +59,23 @@ impl GroupSnapshot {
 }
 
 impl TxnProducer {
-    /// Makes the producer and ends whatever a predecessor with the same id left open.
+    /// Makes the producer and ends whatever a predecessor with the same id left open. Of the
+    /// topic `watched`, [`TxnProducer::commit`] gives the offsets written.
     ///
     /// # Errors
     /// When the coordinator does not answer for `patience`, or refuses.
     pub fn connect(
         kafka: &Kafka,
         transactional_id: &str,
+        watched: Option<&str>,
         patience: Duration,
     ) -> Result<TxnProducer> {
         let watchdog =
             Watchdog::start().map_err(|e| Error::permanent("cannot start a thread", e))?;
         let producer = init(kafka, transactional_id, patience, &watchdog)?;
         let (kafka, transactional_id) = (kafka.clone(), transactional_id.to_owned());
-        Ok(TxnProducer { kafka, transactional_id, producer, watchdog })
+        let watched = watched.map(str::to_owned);
+        Ok(TxnProducer { kafka, transactional_id, watched, producer, watchdog })
     }
 
     /// Replaces the producer after a doubt: a new instance, whose `init_transactions` raises the
@@ -114,7 +90,8 @@ impl TxnProducer {
     }
 
     /// Commits an outbox: begin, produce, positions, commit. Positions go last: the coordinator
-    /// may still be writing the previous txn's markers, and refuses until it has.
+    /// may still be writing the previous txn's markers, and refuses until it has. Gives the lowest
+    /// offset written to each partition of the watched topic.
     ///
     /// # Errors
     /// A [`TxnError`] that says what is known of the txn.
@@ -122,7 +99,7 @@ impl TxnProducer {
         &mut self,
         outbox: &Outbox,
         group: Option<&GroupSnapshot>,
-    ) -> std::result::Result<(), TxnError> {
+    ) -> std::result::Result<Written, TxnError> {
         let begun = self.watchdog.call("begin_transaction", || self.producer.begin_transaction());
         begun.map_err(|e| classify(&e))?;
         match self.fill(outbox, group) {
@@ -135,7 +112,9 @@ impl TxnProducer {
             self.watchdog.call("commit_transaction", || self.producer.commit_transaction(CALL));
         match committed.map_err(|e| classify(&e)) {
             Err(TxnError::Aborted(cause)) => Err(self.abort(cause)),
-            other => other,
+            // `drain` has seen the queue empty. A record leaves the count only when its report is
+            // destroyed, which is after the callback (rd_kafka_msg_destroy): all have run.
+            other => other.map(|()| self.producer.context().take_written()),
         }
     }
 
@@ -144,15 +123,15 @@ impl TxnProducer {
         outbox: &Outbox,
         group: Option<&GroupSnapshot>,
     ) -> std::result::Result<(), TxnError> {
-        if let Ok(mut failed) = self.producer.context().failed_delivery.lock() {
-            *failed = None;
-        }
+        self.producer.context().begin();
         outbox.records.iter().try_for_each(|record| self.send(record))?;
         let Some(group) = group else { return Ok(()) };
         let mut list = TopicPartitionList::new();
         for position in &outbox.positions {
-            let offset = Offset::Offset(position.next_offset);
-            list.add_partition_offset(&position.topic, position.partition, offset)
+            let mut element = list.add_partition(&position.topic, position.partition);
+            element.set_metadata(&position.metadata);
+            element
+                .set_offset(Offset::Offset(position.next_offset))
                 .map_err(|e| TxnError::Aborted(e.to_string()))?;
         }
         self.watchdog
@@ -167,8 +146,11 @@ impl TxnProducer {
         for (key, value) in &out.headers {
             headers = headers.insert(Header { key, value: Some(value) });
         }
-        let mut record: BaseRecord<'_, [u8], [u8]> =
-            BaseRecord::to(&out.topic).partition(out.partition).headers(headers);
+        let watched = self.watched.as_deref() == Some(&*out.topic);
+        let mut record: BaseRecord<'_, [u8], [u8], Watched> =
+            BaseRecord::with_opaque_to(&out.topic, Watched::from(watched))
+                .partition(out.partition)
+                .headers(headers);
         record.key = out.key.as_deref();
         record.payload = out.value.as_deref();
         let end = Instant::now() + CALL;
@@ -203,7 +185,7 @@ impl TxnProducer {
     }
 
     fn abort(&self, cause: String) -> TxnError {
-        let failed = self.producer.context().failed_delivery.lock().ok().and_then(|mut f| f.take());
+        let failed = self.producer.context().take_failure();
         let cause = failed.map_or(cause.clone(), |delivery| format!("{cause} ({delivery})"));
         // librdkafka 4849: an abort before every request was answered can become fatal.
         if let Err(doubt) = self.drain() {
@@ -238,13 +220,13 @@ fn init(
     transactional_id: &str,
     patience: Duration,
     watchdog: &Watchdog,
-) -> Result<ThreadedProducer<Context>> {
+) -> Result<ThreadedProducer<Deliveries>> {
     let what = || format!("cannot start transactions as {transactional_id}");
     let end = Instant::now() + patience;
     loop {
-        let producer: ThreadedProducer<Context> = kafka
+        let producer: ThreadedProducer<Deliveries> = kafka
             .producer_config(transactional_id)
-            .create_with_context(Context::default())
+            .create_with_context(Deliveries::default())
             .map_err(|e| Error::new(what(), &e))?;
         let begun = watchdog.call("init_transactions", || producer.init_transactions(CALL));
         let Err(error) = begun else { return Ok(producer) };

@@ -158,7 +158,8 @@ impl Restore {
         };
         for (id, partition) in ids.into_iter().zip(partitions) {
             let Some(since) = self.waiting.remove(&id) else { continue };
-            let committed = committed.get(&partition).copied().flatten();
+            let committed =
+                committed.get(&partition).and_then(|c| c.as_ref().map(|c| c.next_offset));
             let task = Task::new(id, &self.shared);
             let assembler = Assembler::default();
             self.reading.insert(id, Restoring { task, assembler, blocks: 0, committed, since });

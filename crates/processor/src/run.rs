@@ -157,7 +157,7 @@ impl Engine {
     ) -> Result<Engine> {
         // First of all end what a predecessor of this name left open: its offsets and blocks are
         // then stable, and nobody waits for its time-out.
-        let producer = TxnProducer::connect(kafka, &format!("{GROUP}-{name}-0"), PATIENCE)?;
+        let producer = TxnProducer::connect(kafka, &format!("{GROUP}-{name}-0"), None, PATIENCE)?;
         let catch_up = match args.until_caught_up {
             true => Some(CatchUp::start(kafka, shared.partitions)?),
             false => None,
@@ -289,7 +289,7 @@ impl Engine {
         let begun = Instant::now();
         let result = self.producer.commit(outbox, Some(group));
         match result {
-            Ok(()) => {
+            Ok(_) => {
                 self.metrics.commit_duration.observe(begun.elapsed().as_secs_f64());
                 self.metrics.transaction("committed");
                 self.metrics.outputs.inc_by(outbox.records.len() as u64);

@@ -151,6 +151,7 @@ impl Tasks {
                 topic: id.stage.input().into(),
                 partition: id.partition,
                 next_offset: task.next_offset(),
+                metadata: String::new(),
             });
         }
         Ok(outbox)

@@ -70,7 +70,7 @@ impl Committer {
             let outcome = self.producer.commit(&outbox, None);
             self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
             let failure = match outcome {
-                Ok(()) => {
+                Ok(_) => {
                     self.metrics.ended(Ending::Committed);
                     return Ok(Committed::Yes);
                 }

@@ -107,7 +107,8 @@ pub fn run(
     let (source, mut origin) = plan(args)?;
     let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
         .partitions(&args.topic)?;
-    let mut producer = TxnProducer::connect(kafka, &format!("caudal-producer-{source}"), PATIENCE)?;
+    let mut producer =
+        TxnProducer::connect(kafka, &format!("caudal-producer-{source}"), None, PATIENCE)?;
     let schema = Schemas::shipped().transaction;
     schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
     let standing = standing(kafka, &source)?;

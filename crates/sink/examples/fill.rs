@@ -138,7 +138,7 @@ fn main() -> anyhow::Result<()> {
         outbox: Outbox::default(),
     };
     let mut producer =
-        TxnProducer::connect(&kafka, &format!("{prefix}fill"), Duration::from_secs(30))?;
+        TxnProducer::connect(&kafka, &format!("{prefix}fill"), None, Duration::from_secs(30))?;
     for n in 0..count {
         filler.transaction(n, &format!("{prefix}{:016x}", n.wrapping_mul(0x1e37_79b9_7f4a_7c15)));
         if filler.outbox.records.len() >= 10_000 || n + 1 == count {

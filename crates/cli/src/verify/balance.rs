@@ -23,7 +23,7 @@ use caudal_core::schema::Schemas;
 use caudal_core::time::SECOND;
 use caudal_core::topics;
 use caudal_kafka::args::{Isolation, Kafka};
-use caudal_kafka::offsets::Offsets;
+use caudal_kafka::offsets::{Committed, Offsets};
 use caudal_processor::block::{Assembler, task_of};
 use caudal_processor::engine::{Shared, Stage, TaskId};
 use caudal_query::group::row_key;
@@ -442,7 +442,11 @@ fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<
     let next = |stage: Stage, at: &(Arc<str>, i32)| {
         let block = || blocks.get(&TaskId { stage, partition: at.1 }).copied();
         // Neither committed nor a block: nothing processed.
-        committed.get(at).copied().flatten().or_else(block).unwrap_or(0)
+        committed
+            .get(at)
+            .and_then(|c| c.as_ref().map(|c| c.next_offset))
+            .or_else(block)
+            .unwrap_or(0)
     };
     cut.input = input.iter().map(|at| next(Stage::Account, at)).collect();
     cut.partials = partials.iter().map(|at| next(Stage::Group, at)).collect();
@@ -465,10 +469,10 @@ fn last_blocks(reading: &mut Reading<'_>, partitions: i32) -> Result<BTreeMap<Ta
     Ok(last)
 }
 
-type Committed = BTreeMap<(Arc<str>, i32), Option<i64>>;
+type Positions = BTreeMap<(Arc<str>, i32), Option<Committed>>;
 
 /// Asks until no offset is of an open txn, which its broker ends within a minute.
-fn committed(offsets: &Offsets, all: &[(Arc<str>, i32)]) -> Result<Committed> {
+fn committed(offsets: &Offsets, all: &[(Arc<str>, i32)]) -> Result<Positions> {
     const TRIES: usize = 300;
     for _ in 1..TRIES {
         match offsets.committed(all) {

@@ -32,7 +32,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
         anyhow::ensure!(Instant::now() < until, "no assignment within 60 s");
     }
     let mut producer =
-        TxnProducer::connect(&pipeline.kafka, "caudal-bench", Duration::from_secs(60))?;
+        TxnProducer::connect(&pipeline.kafka, "caudal-bench", None, Duration::from_secs(60))?;
     let mut samples = Vec::new();
     for commit in 0..WARM_UP + COMMITS {
         consumer.gather(&limits, Instant::now())?;
@@ -59,6 +59,7 @@ fn outbox(input: &Arc<str>, commit: i64) -> Outbox {
         value: Some(format!("{i:0>200}").into_bytes()),
         headers: Vec::new(),
     };
-    let position = Position { topic: Arc::clone(input), partition: 0, next_offset: commit };
+    let topic = Arc::clone(input);
+    let position = Position { topic, partition: 0, next_offset: commit, metadata: String::new() };
     Outbox { records: (0..RECORDS).map(record).collect(), positions: vec![position] }
 }

@@ -31,8 +31,12 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
     );
     let _processor = pipeline.start("caudal-processor", "processor", &[])?;
     let _sink = pipeline.start("caudal-sink", "sink", &[])?;
-    let mut producer =
-        TxnProducer::connect(&pipeline.kafka, "caudal-bench-latency", Duration::from_secs(60))?;
+    let mut producer = TxnProducer::connect(
+        &pipeline.kafka,
+        "caudal-bench-latency",
+        None,
+        Duration::from_secs(60),
+    )?;
     // One transaction first, so that start-up is not measured.
     producer.commit(&Outbox { records: vec![record(0)], positions: vec![] }, None)?;
     wait_until("the first row", Duration::from_secs(90), || {
