@@ -83,6 +83,11 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
+    /// Eight bytes as they are (fixed).
+    pub fn fixed8(&mut self, value: [u8; 8]) {
+        self.0.extend_from_slice(&value);
+    }
+
     /// A 128-bit integer as sixteen big-endian bytes (fixed).
     pub fn int128(&mut self, value: i128) {
         self.0.extend_from_slice(&value.to_be_bytes());
@@ -241,6 +246,15 @@ impl<'a> Reader<'a> {
         self.take(16)?.try_into().map_err(|_| error)
     }
 
+    /// Eight bytes as they are.
+    ///
+    /// # Errors
+    /// When the buffer ends.
+    pub fn fixed8(&mut self) -> Result<[u8; 8], AvroError> {
+        let error = self.error("truncated 8 bytes");
+        self.take(8)?.try_into().map_err(|_| error)
+    }
+
     /// A 128-bit integer as sixteen big-endian bytes.
     ///
     /// # Errors
@@ -283,6 +297,12 @@ impl<'a> Reader<'a> {
     /// When bytes are left.
     pub fn end(&self) -> Result<(), AvroError> {
         if self.at == self.bytes.len() { Ok(()) } else { Err(self.error("trailing bytes")) }
+    }
+
+    /// The bytes not read yet.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
     }
 
     /// Whether every byte was read.

@@ -7,6 +7,8 @@ pub const TASK: &str = "caudal.task";
 pub const SEQUENCE: &str = "caudal.sequence";
 /// The input record that caused this one: `<partition>@<offset>`.
 pub const SOURCE: &str = "caudal.source";
+/// On rows of a query that was changed and begun again (`--reset-query`): 2, 3, …; absent is 1.
+pub const VERSION: &str = "caudal.version";
 /// Why a record is a dead letter: a [`crate::reject::Reason`]. On an *input* record it says that
 /// the producer could not map the line; it is looked at before the first byte of the value.
 pub const REASON: &str = "caudal.reason";

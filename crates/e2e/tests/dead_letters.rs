@@ -109,6 +109,7 @@ fn send(pipeline: &Pipeline, cases: &[Case]) -> Result<()> {
     let mut producer =
         TxnProducer::connect(&pipeline.kafka, "dead-letter-test", None, Duration::from_secs(60))?;
     let record = |case: &Case| OutRecord {
+        origin: None,
         topic: Arc::from(topics::TRANSACCIONES),
         partition: case.key.map_or(0, |key| partition_of(key.as_bytes(), 6)),
         key: case.key.map(|k| k.as_bytes().to_vec()),

@@ -105,6 +105,7 @@ fn duplicated_output(pipeline: &Pipeline) -> Result<()> {
     let headers =
         names.map(|name| (name, record.header(name).unwrap_or_default().as_bytes().to_vec()));
     let copy = OutRecord {
+        origin: None,
         topic: Arc::from(topics::VALIDAS),
         partition: record.partition,
         key: record.key.as_deref().map(<[u8]>::to_vec),

@@ -3,11 +3,12 @@
 use crate::args::Kafka;
 use crate::error::{Error, Result};
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, ResourceSpecifier,
-    TopicReplication,
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic,
+    ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -159,6 +160,44 @@ impl Admin {
         results.into_iter().try_for_each(|result| match result {
             Ok(_) => Ok(()),
             Err((_, code)) => Err(Error::of_code(&what, code)),
+        })
+    }
+
+    /// Gives a topic `new_total` partitions; those it has keep their records.
+    ///
+    /// # Errors
+    /// When the cluster refuses, for instance because it has as many already.
+    pub fn create_partitions(&self, topic: &str, new_total: i32) -> Result<()> {
+        let what = format!("cannot give {topic} {new_total} partitions");
+        let total = usize::try_from(new_total).map_err(|e| Error::permanent(&what, e))?;
+        let new = NewPartitions::new(topic, total);
+        let results = self
+            .runtime
+            .block_on(self.client.create_partitions([&new], &Self::options()))
+            .map_err(|e| Error::new(&what, &e))?;
+        results.into_iter().try_for_each(|result| match result {
+            Ok(_) => Ok(()),
+            Err((_, code)) => Err(Error::of_code(&what, code)),
+        })
+    }
+
+    /// Deletes the records of each partition below an offset; below the first is no error.
+    ///
+    /// # Errors
+    /// When the cluster refuses for any of them; the others are cut all the same.
+    pub fn delete_records(&self, topic: &str, below: &[(i32, i64)]) -> Result<()> {
+        let what = format!("cannot cut {topic}");
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in below {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+                .map_err(|e| Error::new(&what, &e))?;
+        }
+        let results = self
+            .runtime
+            .block_on(self.client.delete_records(&list, &Self::options()))
+            .map_err(|e| Error::new(&what, &e))?;
+        results.elements().iter().try_for_each(|element| {
+            element.error().map_err(|e| Error::new(format!("{what}-{}", element.partition()), &e))
         })
     }
 

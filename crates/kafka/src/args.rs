@@ -48,6 +48,10 @@ impl fmt::Debug for Kafka {
     }
 }
 
+/// Most bytes of a record that is produced, as the client counts: key, value, headers and some
+/// twenty bytes of framing. Room for a dead letter: input of 1 MiB plus 64 KiB of headers.
+pub const RECORD_LIMIT: usize = 1_114_112;
+
 /// Whether a reader sees records of open and aborted transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
@@ -109,12 +113,9 @@ impl Kafka {
         config
     }
 
-    pub(crate) fn producer_config(&self, transactional_id: &str) -> ClientConfig {
+    pub(crate) fn producer_config(&self) -> ClientConfig {
         let mut config = self.config();
         config
-            .set("transactional.id", transactional_id)
-            // Above the 30 s watchdog, so that a stalled call is ended by us, not by the broker.
-            .set("transaction.timeout.ms", "45000")
             .set("acks", "all")
             .set("enable.idempotence", "true")
             // The brokers' codec (config/kafka/server.properties), so that they never recompress.
@@ -122,8 +123,7 @@ impl Kafka {
             .set("linger.ms", "5")
             .set("batch.size", "1000000")
             .set("batch.num.messages", "10000")
-            // Room for a dead letter: input of 1 MiB plus 64 KiB of headers.
-            .set("message.max.bytes", "1114112")
+            .set("message.max.bytes", RECORD_LIMIT.to_string())
             .set("queue.buffering.max.messages", "500000")
             .set("queue.buffering.max.kbytes", "65536")
             // CONCURRENT_TRANSACTIONS is retried after this; the default of 100 ms would be added

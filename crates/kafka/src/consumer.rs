@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::offsets::{self, Committed};
 use crate::{TopicPartition, list_of};
 use caudal_core::decode::Record;
+use clap::ValueEnum;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{
@@ -19,8 +20,19 @@ use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+/// Who decides which member gets which partition; Kafka's own setting is `group.protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GroupProtocol {
+    /// The members do, between stops of all that move: cooperative-sticky.
+    Classic,
+    /// The group coordinator does (KIP-848). It also sets the time-outs:
+    /// `group.consumer.session.timeout.ms` and `.heartbeat.interval.ms` of the brokers.
+    Consumer,
+}
 
 /// Which group to join, and how.
 #[derive(Debug, Clone)]
@@ -32,6 +44,8 @@ pub struct Membership {
     pub instance: String,
     /// Topics to subscribe to.
     pub topics: Vec<Arc<str>>,
+    /// How partitions are given out.
+    pub protocol: GroupProtocol,
 }
 
 /// Bounds of a batch.
@@ -68,6 +82,8 @@ pub struct Batch {
 
 struct Context {
     changes: Mutex<Vec<Change>>,
+    /// Whether there are any: looked at for every record, where a lock would be felt.
+    changed: AtomicBool,
 }
 
 impl ClientContext for Context {
@@ -136,6 +152,7 @@ impl Context {
     fn push(&self, change: Change) {
         if let Ok(mut changes) = self.changes.lock() {
             changes.push(change);
+            self.changed.store(true, Ordering::Release);
         }
     }
 }
@@ -146,7 +163,7 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
 
 /// A static member of a consumer group, reading committed records.
 pub struct GroupConsumer {
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<BaseConsumer<Context>>,
     topics: BTreeMap<String, Arc<str>>,
 }
 
@@ -160,13 +177,19 @@ impl GroupConsumer {
         config
             .set("group.id", &membership.group)
             .set("group.instance.id", &membership.instance)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            // A killed member is replaced after 6 s; a stalled broker may take longer than that,
-            // which costs a rejoin and nothing else.
-            .set("session.timeout.ms", "6000")
-            .set("heartbeat.interval.ms", "1000")
             .set("max.poll.interval.ms", "300000");
-        let context = Context { changes: Mutex::new(Vec::new()) };
+        match membership.protocol {
+            GroupProtocol::Classic => config
+                .set("group.protocol", "classic")
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                // A killed member is replaced after 6 s; a stalled broker may take longer than
+                // that, which costs a rejoin and nothing else.
+                .set("session.timeout.ms", "6000")
+                .set("heartbeat.interval.ms", "1000"),
+            // The client refuses the three settings above: they are the brokers'.
+            GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
+        };
+        let context = Context { changes: Mutex::new(Vec::new()), changed: AtomicBool::new(false) };
         let consumer: BaseConsumer<Context> = config
             .create_with_context(context)
             .map_err(|e| Error::new("cannot create a consumer", &e))?;
@@ -175,7 +198,7 @@ impl GroupConsumer {
             .subscribe(&names)
             .map_err(|e| Error::new(format!("cannot subscribe to {names:?}"), &e))?;
         let topics = membership.topics.iter().map(|t| (t.to_string(), Arc::clone(t))).collect();
-        Ok(GroupConsumer { consumer, topics })
+        Ok(GroupConsumer { consumer: Arc::new(consumer), topics })
     }
 
     /// Gathers a batch: waits up to `limits.idle` for a first record; then goes on until
@@ -189,13 +212,13 @@ impl GroupConsumer {
         let mut bytes = 0;
         let begun = Instant::now();
         loop {
-            let now = Instant::now();
-            let wait = if batch.records.is_empty() {
-                limits.idle.saturating_sub(now - begun)
-            } else {
-                not_before.saturating_duration_since(now)
-            };
-            let polled = self.consumer.poll(wait);
+            // What is at hand first: reading the clock for each record would be a tenth of it all.
+            let polled = self.consumer.poll(Duration::ZERO).or_else(|| {
+                self.consumer.poll(match batch.records.is_empty() {
+                    true => limits.idle.saturating_sub(begun.elapsed()),
+                    false => not_before.saturating_duration_since(Instant::now()),
+                })
+            });
             if let Some(Err(error)) = &polled {
                 self.check(error)?;
             }
@@ -226,7 +249,11 @@ impl GroupConsumer {
 
     /// Moves changes from the callback to the batch, and drops records of partitions that went.
     fn apply_changes(&self, batch: &mut Batch) {
-        let Ok(mut changes) = self.consumer.context().changes.lock() else { return };
+        let context = self.consumer.context();
+        if !context.changed.swap(false, Ordering::Acquire) {
+            return;
+        }
+        let Ok(mut changes) = context.changes.lock() else { return };
         for change in changes.drain(..) {
             if let Change::Revoked(gone) | Change::Lost(gone) = &change {
                 batch.records.retain(|(partition, _)| !gone.contains(partition));
@@ -337,6 +364,11 @@ impl GroupConsumer {
         self.consumer.group_metadata()
     }
 
+    /// The member itself, to commit positions outside of a txn.
+    pub(crate) fn member(&self) -> Member {
+        Member(Arc::clone(&self.consumer))
+    }
+
     /// Commits positions to the group, for display only, without waiting.
     pub fn show_progress(&self, positions: &BTreeMap<TopicPartition, i64>) {
         let mut list = TopicPartitionList::new();
@@ -348,6 +380,16 @@ impl GroupConsumer {
         if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(%error, "group commit for display");
         }
+    }
+}
+
+/// A member's client.
+pub(crate) struct Member(Arc<BaseConsumer<Context>>);
+
+impl Member {
+    /// Commits positions with the membership as it is now, and waits for the answer.
+    pub fn commit(&self, positions: &TopicPartitionList) -> std::result::Result<(), KafkaError> {
+        self.0.commit(positions, CommitMode::Sync)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::consumer::log_client;
 use rdkafka::Message as _;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +14,42 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// wrote to is missing when the broker could not say (it had stored a retried batch already).
 pub type Written = BTreeMap<i32, i64>;
 
-/// Goes with every record: whether it is of the watched topic. The topic itself would have to be
-/// read from each report.
-pub(crate) type Watched = usize;
+/// Goes with every record: its index in the outbox, and whether it is of the watched topic (the
+/// topic itself would have to be read from each report).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub record: usize,
+    pub watched: bool,
+}
+
+impl Tag {
+    pub fn to_opaque(self) -> usize {
+        self.record << 1 | usize::from(self.watched)
+    }
+
+    fn of_opaque(opaque: usize) -> Tag {
+        Tag { record: opaque >> 1, watched: opaque & 1 == 1 }
+    }
+}
+
+/// A record that was not delivered.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub record: usize,
+    pub code: Option<Code>,
+    pub cause: String,
+}
+
+impl Failure {
+    /// Whether it was only dropped because of another failure.
+    fn is_consequence(&self) -> bool {
+        matches!(self.code, Some(Code::PurgeQueue | Code::PurgeInflight))
+    }
+}
 
 #[derive(Default)]
 struct Answers {
-    first_failure: Option<String>,
+    failure: Option<Failure>,
     written: Written,
     /// Partitions with a record whose offset is unknown.
     unknown: BTreeSet<i32>,
@@ -38,9 +67,9 @@ impl Deliveries {
         *self.lock() = Answers::default();
     }
 
-    /// The first failure since [`Deliveries::begin`].
-    pub fn take_failure(&self) -> Option<String> {
-        self.lock().first_failure.take()
+    /// The first failure since [`Deliveries::begin`] that is no consequence of another; else any.
+    pub fn failure(&self) -> Option<Failure> {
+        self.lock().failure.clone()
     }
 
     /// The lowest offsets, once every report is in.
@@ -66,6 +95,14 @@ impl Deliveries {
         let lowest = answers.written.entry(partition).or_insert(offset);
         *lowest = offset.min(*lowest);
     }
+
+    fn fail(&self, failure: Failure) {
+        let mut answers = self.lock();
+        if answers.failure.as_ref().is_none_or(|f| f.is_consequence() && !failure.is_consequence())
+        {
+            answers.failure = Some(failure);
+        }
+    }
 }
 
 impl ClientContext for Deliveries {
@@ -78,16 +115,17 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Watched;
-    fn delivery(&self, result: &DeliveryResult<'_>, watched: Watched) {
+    type DeliveryOpaque = usize;
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let Tag { record, watched } = Tag::of_opaque(opaque);
         match result {
-            Ok(message) if watched != 0 => self.observe(message.partition(), message.offset()),
+            Ok(message) if watched => self.observe(message.partition(), message.offset()),
             Ok(_) => {}
-            Err((error, message)) => {
-                self.lock().first_failure.get_or_insert_with(|| {
-                    format!("{}-{}: {error}", message.topic(), message.partition())
-                });
-            }
+            Err((error, message)) => self.fail(Failure {
+                record,
+                code: error.rdkafka_error_code(),
+                cause: format!("{}-{}: {error}", message.topic(), message.partition()),
+            }),
         }
     }
 }
@@ -116,5 +154,23 @@ mod tests {
         deliveries.begin();
         deliveries.observe(1, 31);
         assert_eq!(deliveries.take_written(), Written::from([(1, 31)]));
+    }
+
+    #[test]
+    fn the_cause_wins_over_its_consequences() {
+        let deliveries = Deliveries::default();
+        for (record, code) in
+            [(3, Code::PurgeQueue), (1, Code::MessageSizeTooLarge), (2, Code::MessageTimedOut)]
+        {
+            deliveries.fail(Failure { record, code: Some(code), cause: String::new() });
+        }
+        assert_eq!(deliveries.failure().map(|f| f.record), Some(1));
+    }
+
+    #[test]
+    fn a_tag_survives_the_client() {
+        for tag in [Tag { record: 0, watched: true }, Tag { record: 20_000, watched: false }] {
+            assert_eq!(Tag::of_opaque(tag.to_opaque()), tag);
+        }
     }
 }

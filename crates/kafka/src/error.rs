@@ -33,13 +33,14 @@ impl Error {
 }
 
 /// Whether the error passes by itself.
-fn is_transient(code: Code) -> bool {
+pub(crate) fn is_transient(code: Code) -> bool {
     matches!(
         code,
         Code::BrokerTransportFailure
             | Code::AllBrokersDown
             | Code::DestroyBroker
             | Code::OperationTimedOut
+            | Code::TimedOutQueue
             | Code::MessageTimedOut
             | Code::RequestTimedOut
             | Code::LeaderNotAvailable

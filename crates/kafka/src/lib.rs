@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod args;
 pub mod consumer;
+pub mod cutter;
 mod delivery;
 pub mod error;
 pub mod kafka_log;
@@ -14,6 +15,7 @@ pub mod log_reader;
 pub mod offsets;
 pub mod properties;
 pub mod txn;
+mod txn_error;
 mod watchdog;
 
 pub use args::{Kafka, KafkaArgs};

@@ -157,6 +157,14 @@ impl<S: LogSource> LogReader<S> {
         self.stages.values().map(distance).sum()
     }
 
+    /// The last stable offset of a partition: every txn below has ended.
+    ///
+    /// # Errors
+    /// When no leader answers in time.
+    pub fn stable_end(&mut self, partition: i32) -> Result<i64> {
+        Ok(self.source.stable_range(&self.topic, partition)?.1)
+    }
+
     /// Adds a partition, to be read from `from`, or from its first record.
     pub fn add(&mut self, partition: i32, from: Option<i64>) {
         self.stages.insert(partition, Stage::NeedsTarget { from });

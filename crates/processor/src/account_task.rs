@@ -1,12 +1,18 @@
 //! Stage 1: decode → validate → right key → dedup → queries, for one partition of `transacciones`.
 
-use crate::block::{Block, Entry};
-use crate::engine::{Query, Shared, Stage, TaskError, TaskId};
+mod partials;
+mod refuse;
+
+use crate::block::{Block, Entries, Entry, Head};
 use crate::metrics::Counts;
 use crate::outputs::{Output, Outputs};
+use crate::plans::Plans;
+use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
+use crate::sweep::Sweep;
+use crate::tables::Tables;
 use caudal_core::avro::{self, AvroError, Reader, Writer};
 use caudal_core::decode::{Record, decode};
-use caudal_core::dedup::{Dedup, Outcome, Seen};
+use caudal_core::dedup::{self, Dedup, Outcome, Seen};
 use caudal_core::headers;
 use caudal_core::ledger::AccountLedger;
 use caudal_core::money::SumOverflow;
@@ -15,24 +21,39 @@ use caudal_core::partitioner::partition_of;
 use caudal_core::reject::{Reason, Rejection};
 use caudal_core::transaction::ValidTransaction;
 use caudal_core::validate::validate;
-use caudal_query::group;
+use caudal_query::group::{self, Row};
 use caudal_query::panes::PaneState;
 use caudal_query::partials::{Partial, Partials};
-use sha2::{Digest, Sha256};
+use caudal_query::table;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Largest record that `transacciones` takes, in bytes, less room for the batch around it.
-const INPUT_LIMIT: usize = 1024 * 1024 - 1024;
-/// A dead letter above this is cut: 64 KiB more than an input, less room for the batch around it.
-const DEAD_LETTER_LIMIT: usize = 1024 * 1024 + 60 * 1024;
-/// How much of a value that is too large a dead letter keeps.
-const KEPT: usize = 64 * 1024;
-/// Longest error text in a header, in characters.
-const MESSAGE: usize = 500;
-/// Bytes of partials in one record of `caudal_parciales`.
-const PARTIALS_BYTES: usize = 256 * 1024;
-/// Stage 2 is told the stream time whenever it enters another slice of this length.
-const GRANULE: i64 = 10 * caudal_core::time::SECOND;
+pub use partials::{Message, Source};
+
+/// Where a sweep over this task's state has got to.
+#[derive(Debug, Clone, Copy)]
+enum Cursor {
+    Seen(dedup::Cursor),
+    /// All ids are behind; in the panes of the query at this place, after this entry.
+    Pane(usize, Option<table::Cursor>),
+}
+
+/// All of a task that a batch changes, but its keyed state: small enough to be copied per batch.
+#[derive(Debug, Clone)]
+struct Progress {
+    next_offset: i64,
+    /// Number of the next block.
+    sequence: u64,
+    outputs: Outputs,
+    ledger: AccountLedger,
+    /// Highest event time of a valid record; `i64::MIN` before the first.
+    stream_time: i64,
+    /// Granule of the stream time last told to each partition of stage 2.
+    told: Vec<i64>,
+    /// The idle time-out that was last declared, in microseconds; 0 since a record came.
+    idle: i64,
+    sweep: Sweep<Cursor>,
+}
 
 /// The task and its state.
 #[derive(Debug)]
@@ -40,96 +61,149 @@ pub struct AccountTask {
     shared: Arc<Shared>,
     id: TaskId,
     arrival: String,
-    next_offset: i64,
-    block_sequence: u64,
-    outputs: Outputs,
-    ledger: AccountLedger,
-    /// Highest event time of a valid record; `i64::MIN` before the first.
-    stream_time: i64,
-    /// Granule of the stream time last told to each partition of stage 2.
-    told: Vec<i64>,
+    plans: Plans,
+    at: Progress,
+    /// As it was before the batch; `None` between batches.
+    before: Option<Box<Progress>>,
+    /// Whether this batch changed what every partition of stage 2 must know.
+    tell_all: bool,
     dedup: Dedup,
-    new_ids: Vec<Seen>,
     panes: Vec<PaneState>,
     partials: Vec<Partials>,
+    /// Input offsets whose outputs cannot be written, with the reason: they are dead letters.
+    unwritable: BTreeMap<i64, String>,
     /// What this batch counted, for metrics after its commit.
     pub counts: Counts,
 }
 
 impl AccountTask {
-    /// A task that starts at `next_offset` with no state.
+    /// A task with no state.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, partition: i32, next_offset: i64) -> AccountTask {
+    pub fn new(shared: Arc<Shared>, partition: i32) -> AccountTask {
         let id = TaskId { stage: Stage::Account, partition };
-        let told = vec![i64::MIN; usize::try_from(shared.partitions).unwrap_or(0)];
-        AccountTask {
-            id,
-            arrival: format!("{}-{partition}", shared.input_topic),
-            next_offset,
-            block_sequence: 0,
+        let at = Progress {
+            next_offset: 0,
+            sequence: 0,
             outputs: Outputs::new(id),
             ledger: AccountLedger::default(),
             stream_time: i64::MIN,
-            told,
+            told: vec![i64::MIN; usize::try_from(shared.partitions).unwrap_or(0)],
+            idle: 0,
+            sweep: Sweep::default(),
+        };
+        AccountTask {
+            id,
+            arrival: format!("{}-{partition}", shared.input_topic),
+            plans: Plans::new(&shared, Stage::Account),
+            at,
+            before: None,
+            tell_all: false,
             dedup: Dedup::default(),
-            new_ids: Vec::new(),
             panes: shared.local.iter().map(|_| PaneState::default()).collect(),
             partials: shared.global.iter().map(|_| Partials::default()).collect(),
+            unwritable: BTreeMap::new(),
             counts: Counts::default(),
             shared,
         }
     }
 
+    /// Makes the input record at `offset` a dead letter when it is read again. False when it was
+    /// one already: then it is the dead letter that cannot be written.
+    pub fn refuse_at(&mut self, offset: i64, why: &str) -> bool {
+        self.unwritable.insert(offset, why.to_owned()).is_none()
+    }
+
     /// The next offset to read.
     #[must_use]
     pub fn next_offset(&self) -> i64 {
-        self.next_offset
+        self.at.next_offset
     }
 
     /// Sets where to read next (when a task has no state yet).
     pub fn set_next_offset(&mut self, next_offset: i64) {
-        self.next_offset = next_offset;
+        self.at.next_offset = next_offset;
     }
 
     /// Counts and money of this task since the beginning of its partition.
     #[must_use]
     pub fn ledger(&self) -> &AccountLedger {
-        &self.ledger
+        &self.at.ledger
     }
 
-    /// Number of ids and panes kept.
+    /// Highest event time of a valid record, in microseconds; `i64::MIN` before the first.
     #[must_use]
-    pub fn state_entries(&self) -> usize {
-        self.dedup.len() + self.panes.iter().map(PaneState::len).sum::<usize>()
+    pub fn stream_time(&self) -> i64 {
+        self.at.stream_time
+    }
+
+    /// Number of the last block, and of the first one that is still needed.
+    #[must_use]
+    pub fn blocks(&self) -> (u64, u64) {
+        (self.at.sequence.saturating_sub(1), self.at.sweep.complete_from())
+    }
+
+    /// Keys and bytes of state, by query.
+    #[must_use]
+    pub fn state(&self) -> Vec<(&str, usize, usize)> {
+        let mut all = vec![("dedup", self.dedup.len(), self.dedup.bytes())];
+        for (query, panes) in self.shared.local.iter().zip(&self.panes) {
+            all.push((query.plan.name.as_str(), panes.len(), panes.bytes()));
+        }
+        all
+    }
+
+    fn begin(&mut self) {
+        if self.before.is_none() {
+            self.before = Some(Box::new(self.at.clone()));
+        }
     }
 
     /// Processes one record.
     ///
     /// # Errors
     /// [`TaskError::Overflow`]; a bad record is no error but a dead letter.
-    pub fn process(&mut self, record: &Record, outbox: &mut Outbox) -> Result<(), TaskError> {
-        if record.offset < self.next_offset {
+    pub fn process(
+        &mut self,
+        record: &Record,
+        tables: &Tables,
+        outbox: &mut Outbox,
+    ) -> Result<(), TaskError> {
+        if record.offset < self.at.next_offset {
             return Ok(());
         }
-        self.next_offset = record.offset + 1;
-        self.ledger.records_in += 1;
+        self.begin();
+        self.at.next_offset = record.offset + 1;
+        if self.at.idle != 0 {
+            self.at.idle = 0;
+            self.tell_all = true;
+        }
+        self.at.ledger.records_in += 1;
         self.counts.records_in += 1;
-        self.process_new(record, outbox).map_err(|cause| TaskError::Overflow {
-            at: format!("{}@{}", self.arrival, record.offset),
-            cause,
-        })
+        self.process_new(record, tables, outbox)
+            .map_err(|cause| self.overflow(record.offset, cause))
     }
 
-    fn process_new(&mut self, record: &Record, outbox: &mut Outbox) -> Result<(), SumOverflow> {
+    fn overflow(&self, offset: i64, cause: SumOverflow) -> TaskError {
+        TaskError::Overflow { at: format!("{}@{offset}", self.arrival), cause }
+    }
+
+    fn process_new(
+        &mut self,
+        record: &Record,
+        tables: &Tables,
+        outbox: &mut Outbox,
+    ) -> Result<(), SumOverflow> {
         let shared = Arc::clone(&self.shared);
-        let arrival = self.arrival.clone();
-        let original = original_position(record);
-        let source = match &original {
-            Some((partition, _)) => format!("{}-{partition}", shared.input_topic),
-            None => arrival,
-        };
+        let original = refuse::original_position(record);
+        let moved = original.map(|(partition, _)| format!("{}-{partition}", shared.input_topic));
+        // A copy, because the borrow would outlast the changes below.
+        let arrival = moved.unwrap_or_else(|| self.arrival.clone());
         let offset = original.map_or(record.offset, |(_, offset)| offset);
-        let valid = decode(record, shared.transaction_schema, (&source, offset))
+        if let Some(why) = self.unwritable.get(&record.offset) {
+            let rejection = Rejection::new(Reason::TooLarge, why.clone());
+            return self.reject(record, &rejection, outbox);
+        }
+        let valid = decode(record, shared.transaction_schema, (&arrival, offset))
             .and_then(|transaction| validate(transaction, record.timestamp));
         let valid = match valid {
             Ok(valid) => valid,
@@ -143,11 +217,11 @@ impl AccountTask {
         let money = (valid.currency, valid.transaction.amount);
         let seen = Seen::of(&valid);
         // As of this record, whether or not it turns out to be one that moves the stream time.
-        let now = self.stream_time.max(seen.event_time);
+        let now = self.at.stream_time.max(valid.transaction.event_time);
         match self.dedup.check(&seen, now, shared.horizon) {
             Outcome::Duplicate => {
                 self.counts.duplicate += 1;
-                self.ledger.repeat(money.0, money.1)
+                self.at.ledger.repeat(money.0, money.1)
             }
             Outcome::Conflict => {
                 let message = "transaction_id was already used with other contents";
@@ -156,10 +230,9 @@ impl AccountTask {
                 self.reject(record, &rejection, outbox)
             }
             Outcome::New => {
-                self.new_ids.push(seen);
-                self.ledger.accept(money.0, money.1)?;
+                self.at.ledger.accept(money.0, money.1)?;
                 self.counts.valid += 1;
-                self.accept(record, &valid, outbox)
+                self.accept(record, &valid, tables, outbox)
             }
         }
     }
@@ -169,33 +242,37 @@ impl AccountTask {
         &mut self,
         record: &Record,
         valid: &ValidTransaction<'_>,
+        tables: &Tables,
         outbox: &mut Outbox,
     ) -> Result<(), SumOverflow> {
         let shared = Arc::clone(&self.shared);
-        self.stream_time = self.stream_time.max(valid.transaction.event_time);
+        self.at.stream_time = self.at.stream_time.max(valid.transaction.event_time);
         let mut late_for: Vec<&str> = Vec::new();
-        for (i, query) in shared.local.iter().enumerate().filter(|(_, q)| q.plan.takes(valid)) {
-            let added = self.panes[i].add(&query.plan, valid, self.stream_time)?;
+        for (place, query) in shared.local.iter().enumerate() {
+            let Some(joined) = self.joined(query, valid, tables) else { continue };
+            let panes = &mut self.panes[place];
+            let added = panes.add(&query.plan, valid, joined, self.at.stream_time)?;
             if added.late {
                 late_for.push(&query.plan.name);
             }
             for row in added.first_rows {
-                self.emit_row(query, &row, record.offset, outbox);
+                self.emit_row(place, query, &row, record.offset, outbox);
             }
         }
-        for (i, query) in shared.global.iter().enumerate().filter(|(_, q)| q.plan.takes(valid)) {
-            if self.partials[i].add(&query.plan, valid, self.stream_time)? {
+        for (place, query) in shared.global.iter().enumerate() {
+            let Some(joined) = self.joined(query, valid, tables) else { continue };
+            if self.partials[place].add(&query.plan, valid, joined, self.at.stream_time)? {
                 late_for.push(&query.plan.name);
             }
         }
         for query in &late_for {
-            *self.ledger.late.entry((*query).to_owned()).or_default() += 1;
+            *self.at.ledger.late.entry((*query).to_owned()).or_default() += 1;
             self.counts.late += 1;
         }
         let mut value = Writer::framed(shared.valid_schema);
         avro::write_transaction(&mut value, &valid.transaction);
         avro::write_strings(&mut value, late_for.iter().copied());
-        self.outputs.emit(
+        self.at.outputs.emit(
             outbox,
             Output {
                 topic: &shared.valid_topic,
@@ -209,12 +286,40 @@ impl AccountTask {
         Ok(())
     }
 
-    fn emit_row(&mut self, query: &Query, row: &Partial, offset: i64, outbox: &mut Outbox) {
+    /// The column that a query joins, empty where it joins none. `None`: the query does not take
+    /// this record.
+    fn joined<'t>(
+        &mut self,
+        query: &Query,
+        valid: &ValidTransaction<'_>,
+        tables: &'t Tables,
+    ) -> Option<&'t str> {
+        if !query.plan.takes(valid) {
+            return None;
+        }
+        let (Some(join), Some(key)) = (&query.plan.join, query.plan.join_key(valid)) else {
+            return Some("");
+        };
+        let found = tables.get(key, &join.column);
+        if found.is_none() && !join.left {
+            self.counts.unjoined += 1;
+        }
+        found.or(join.left.then_some(""))
+    }
+
+    fn emit_row(
+        &mut self,
+        place: usize,
+        query: &Query,
+        row: &Row,
+        offset: i64,
+        outbox: &mut Outbox,
+    ) {
         // The group was written by this plan, so it has this plan's columns.
         let Some(values) = group::row(&query.plan, &row.group, row.start, &row.values) else {
             return;
         };
-        self.outputs.emit(
+        self.at.outputs.emit(
             outbox,
             Output {
                 topic: &query.topic,
@@ -222,255 +327,198 @@ impl AccountTask {
                 key: Some(group::row_key(&row.group, row.start)),
                 value: Some(query.row_schema.encode(query.schema_id, &values)),
                 source: (self.id.partition, offset),
-                headers: Vec::new(),
+                headers: version_header(self.plans.version(place)),
             },
         );
     }
 
-    /// Moves a record to its key's partition. It is no dead letter, and it does not move the
-    /// stream time of the partition it leaves; where it arrives it is a record like any other.
-    fn reroute(
-        &mut self,
-        record: &Record,
-        valid: &ValidTransaction<'_>,
-        home: i32,
-        outbox: &mut Outbox,
-    ) -> Result<(), SumOverflow> {
-        let money = (valid.currency, valid.transaction.amount);
-        let refuse =
-            |reason, message: &str| Rejection::new(reason, message).with_money(money.0, money.1);
-        if record.header(headers::REROUTED).is_some() {
-            let message = "moved to its key's partition once and still in a foreign one: the \
-                           topic's partition count differs from the processor's";
-            return self.reject(record, &refuse(Reason::Mapping, message), outbox);
-        }
-        let mut all = copied_headers(record);
-        let position = format!("{}@{}", record.partition, record.offset);
-        all.push((headers::REROUTED, position.into_bytes()));
-        all.push((headers::ORIGINAL_TIMESTAMP, record.timestamp.to_string().into_bytes()));
-        let out = OutRecord {
-            topic: Arc::clone(&self.shared.input_topic),
-            partition: home,
-            key: Some(valid.transaction.account_id.as_bytes().to_vec()),
-            value: record.value.as_deref().map(<[u8]>::to_vec),
-            headers: all,
-        };
-        if out.size() > INPUT_LIMIT {
-            let message = "has a foreign key and no room for the header that moving it needs";
-            return self.reject(record, &refuse(Reason::TooLarge, message), outbox);
-        }
-        self.ledger.rerouted += 1;
-        self.counts.rerouted += 1;
-        outbox.records.push(out);
-        Ok(())
-    }
-
-    fn reject(
-        &mut self,
-        record: &Record,
-        rejection: &Rejection,
-        outbox: &mut Outbox,
-    ) -> Result<(), SumOverflow> {
-        self.counts.reject(rejection.reason);
-        let mut all = copied_headers(record);
-        // What the producer said of an unmappable line is said again below, once.
-        all.retain(|(name, _)| *name != headers::REASON && *name != headers::ERROR_MESSAGE);
-        let mut value = record.value.as_deref().map(<[u8]>::to_vec);
-        let mut key = record.key.as_deref().map(<[u8]>::to_vec);
-        if record.size() > DEAD_LETTER_LIMIT {
-            let whole = value.unwrap_or_default();
-            all.push((headers::SHA256, hex(&Sha256::digest(&whole)).into_bytes()));
-            all.push((headers::SIZE, whole.len().to_string().into_bytes()));
-            value = Some(whole[..whole.len().min(KEPT)].to_vec());
-            key = key.map(|key| key[..key.len().min(KEPT)].to_vec());
-        }
-        let message: String = rejection.message.chars().take(MESSAGE).collect();
-        all.extend([
-            (headers::REASON, rejection.reason.as_str().into()),
-            (headers::ERROR_EXCEPTION, format!("caudal.{}", rejection.reason).into_bytes()),
-            (headers::ERROR_MESSAGE, message.into_bytes()),
-            (headers::ERROR_TOPIC, self.shared.input_topic.as_bytes().to_vec()),
-            (headers::ERROR_PARTITION, record.partition.to_string().into_bytes()),
-            (headers::ERROR_OFFSET, record.offset.to_string().into_bytes()),
-            (headers::ORIGINAL_TIMESTAMP, record.timestamp.to_string().into_bytes()),
-        ]);
-        let shared = Arc::clone(&self.shared);
-        self.outputs.emit(
-            outbox,
-            Output {
-                topic: &shared.dead_letter_topic,
-                partition: self.id.partition,
-                key,
-                value,
-                source: (record.partition, record.offset),
-                headers: all,
-            },
-        );
-        self.ledger.reject(rejection)
+    /// Says that the partition has been silent for `idle` microseconds at its confirmed end.
+    pub fn declare_idle(&mut self, idle: i64) {
+        self.begin();
+        self.at.idle = idle;
+        self.tell_all = true;
     }
 
     /// Closes the batch: last rows, partials and watermarks, then the state block.
-    pub fn finish(&mut self, outbox: &mut Outbox) {
+    ///
+    /// # Errors
+    /// [`TaskError::Overflow`].
+    pub fn finish(&mut self, table_offset: i64, outbox: &mut Outbox) -> Result<(), TaskError> {
         let shared = Arc::clone(&self.shared);
-        let last_offset = self.next_offset - 1;
-        for (i, query) in shared.local.iter().enumerate() {
-            for row in self.panes[i].take_last_rows() {
-                self.emit_row(query, &row, last_offset, outbox);
+        let last_offset = self.at.next_offset - 1;
+        for (place, query) in shared.local.iter().enumerate() {
+            let panes = &mut self.panes[place];
+            let mut rows = panes.take_last_rows();
+            let closed = panes.take_final_rows(&query.plan, self.at.stream_time);
+            rows.extend(closed.map_err(|cause| self.overflow(last_offset, cause))?);
+            for row in rows {
+                self.emit_row(place, query, &row, last_offset, outbox);
             }
         }
         self.send_partials(outbox);
-        let mut entries: Vec<Entry> = self.new_ids.drain(..).map(Entry::Seen).collect();
-        for (i, panes) in self.panes.iter_mut().enumerate() {
-            entries.extend(panes.take_changed().into_iter().map(|pane| Entry::Pane(i, pane)));
+        self.write_block(table_offset, outbox);
+        Ok(())
+    }
+
+    fn write_block(&mut self, table_offset: i64, outbox: &mut Outbox) {
+        let shared = Arc::clone(&self.shared);
+        let mut entries = Entries::new(shared.sizes.block_part);
+        self.dedup.changed().for_each(|seen| entries.seen(&seen));
+        for (place, panes) in self.panes.iter().enumerate() {
+            panes.changed().for_each(|pane| entries.accumulator(place, |out| pane.write(out)));
         }
-        self.evict();
-        let block = Block {
+        let body = self.body();
+        let (dedup, panes) = (&self.dedup, &self.panes);
+        let sequence = self.at.sequence;
+        self.at.sweep.go_on(sequence, body.len(), &mut entries, |cursor, entries| {
+            next_entry(dedup, panes, cursor, entries)
+        });
+        let head = Head {
             task: self.id,
-            sequence: self.block_sequence,
-            fingerprint: shared.fingerprint,
+            sequence,
+            complete_from: self.at.sweep.complete_from(),
+            rules: shared.rules,
             partitions: shared.partitions,
-            next_offset: self.next_offset,
-            body: self.body(),
-            entries,
+            plans: self.plans.states().to_vec(),
+            next_offset: self.at.next_offset,
+            table_offset,
+            body,
         };
-        self.block_sequence += 1;
-        for part in block.into_parts() {
+        self.at.sequence += 1;
+        for part in entries.into_parts(&head) {
             outbox.records.push(OutRecord {
                 topic: Arc::clone(&shared.state_topic),
                 partition: self.id.partition,
                 key: Some(self.id.to_string().into_bytes()),
                 value: Some(part),
+                origin: None,
                 headers: Vec::new(),
             });
         }
     }
 
-    /// Sends this commit's partials, packed into as few records as there are partitions to tell,
-    /// each with the stream time: a partition without partials is told only when the stream time
-    /// has entered another granule.
-    fn send_partials(&mut self, outbox: &mut Outbox) {
-        let shared = Arc::clone(&self.shared);
-        let count = self.told.len();
-        let mut packed: Vec<Vec<(usize, Partial)>> = vec![Vec::new(); count];
-        for (i, partials) in self.partials.iter_mut().enumerate() {
-            for partial in partials.take() {
-                let home = partition_of(partial.group.as_bytes(), shared.partitions);
-                packed[usize::try_from(home).unwrap_or(0)].push((i, partial));
-            }
-        }
-        let granule = self.stream_time.div_euclid(GRANULE);
-        for (home, partials) in packed.into_iter().enumerate() {
-            if partials.is_empty() && (self.stream_time == i64::MIN || self.told[home] == granule) {
-                continue;
-            }
-            self.told[home] = granule;
-            for value in partial_values(self.id.partition, self.stream_time, &partials) {
-                self.outputs.emit(
-                    outbox,
-                    Output {
-                        topic: &shared.partials_topic,
-                        partition: i32::try_from(home).unwrap_or(0),
-                        key: Some(self.id.to_string().into_bytes()),
-                        value: Some(value),
-                        source: (self.id.partition, self.next_offset - 1),
-                        headers: Vec::new(),
-                    },
-                );
-            }
-        }
-    }
-
-    fn evict(&mut self) {
-        self.dedup.evict(self.stream_time, self.shared.horizon);
-        for (panes, query) in self.panes.iter_mut().zip(&self.shared.local) {
-            panes.evict(&query.plan, self.stream_time);
-        }
-    }
-
     fn body(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.long(self.stream_time);
-        out.long(i64::try_from(self.told.len()).unwrap_or(0));
-        self.told.iter().for_each(|granule| out.long(*granule));
-        self.ledger.write(&mut out);
-        self.outputs.write(&mut out);
+        out.long(self.at.stream_time);
+        out.long(self.at.idle);
+        out.long(i64::try_from(self.at.told.len()).unwrap_or(0));
+        self.at.told.iter().for_each(|granule| out.long(*granule));
+        self.at.ledger.write(&mut out);
+        self.at.outputs.write(&mut out);
         out.into_bytes()
+    }
+
+    /// The batch is committed: forgets how to undo it, and drops what its stream time closes.
+    pub fn commit(&mut self) {
+        self.before = None;
+        self.unwritable.clear();
+        self.dedup.commit(self.at.stream_time, self.shared.horizon);
+        for (panes, query) in self.panes.iter_mut().zip(&self.shared.local) {
+            panes.commit(&query.plan, self.at.stream_time);
+        }
+    }
+
+    /// The batch is not committed: as if it had never been.
+    pub fn rollback(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.at = *before;
+        }
+        self.tell_all = false;
+        self.dedup.rollback();
+        self.panes.iter_mut().for_each(PaneState::rollback);
+        self.partials.iter_mut().for_each(Partials::rollback);
+        self.counts = Counts::default();
     }
 
     /// Applies a block that was read back.
     ///
     /// # Errors
     /// When the block's body is damaged or names a query that is not there.
-    pub fn apply(&mut self, block: Block) -> Result<(), AvroError> {
-        let mut input = Reader::new(&block.body);
-        self.stream_time = input.long()?;
-        let told: Result<Vec<i64>, _> = (0..input.length()?).map(|_| input.long()).collect();
-        self.told = told?;
-        self.ledger = AccountLedger::read(&mut input)?;
-        self.outputs.read(&mut input)?;
-        input.end()?;
-        for entry in block.entries {
-            match entry {
-                Entry::Seen(seen) => self.dedup.insert(&seen),
-                Entry::Pane(i, pane) => {
-                    let panes = self.panes.get_mut(i).ok_or(input.error("unknown query"))?;
-                    panes.restore(pane.start, pane.group, pane.values);
-                }
-                Entry::Total(..) => return Err(input.error("total in a block of stage 1")),
+    pub fn apply(&mut self, block: &Block) -> Result<(), AvroError> {
+        let mapping = self.plans.follow(&block.head);
+        if block.head.complete_from == block.head.sequence {
+            // The whole state is in this block: a small one, or one that was moved here from other
+            // partitions.
+            self.dedup = Dedup::default();
+            self.panes.iter_mut().for_each(|panes| *panes = PaneState::default());
+        }
+        for place in mapping.emptied {
+            if let Some(panes) = self.panes.get_mut(place) {
+                *panes = PaneState::default();
             }
         }
-        self.next_offset = block.next_offset;
-        self.block_sequence = block.sequence + 1;
-        self.evict();
+        let mut input = Reader::new(&block.head.body);
+        self.at.stream_time = input.long()?;
+        self.at.idle = input.long()?;
+        let told: Result<Vec<i64>, _> = (0..input.length()?).map(|_| input.long()).collect();
+        self.at.told = told?;
+        self.at.ledger = AccountLedger::read(&mut input)?;
+        self.at.outputs.read(&mut input)?;
+        input.end()?;
+        let (dedup, panes) = (&mut self.dedup, &mut self.panes);
+        block.for_each(|entry, input| {
+            match entry {
+                Entry::Seen(seen) => dedup.restore(&seen),
+                Entry::Accumulator(place) => {
+                    let pane = Partial::read(input)?;
+                    let ours = mapping.places.get(place).copied().flatten();
+                    if let Some(panes) = ours.and_then(|place| panes.get_mut(place)) {
+                        panes.restore(&pane);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        self.at.next_offset = block.head.next_offset;
+        self.at.sequence = block.head.sequence + 1;
+        self.at.sweep = Sweep::resumed(block.head.complete_from);
+        self.commit();
         Ok(())
     }
-}
 
-/// Position of a moved record before it was moved.
-fn original_position(record: &Record) -> Option<(i32, i64)> {
-    let (partition, offset) = record.header(headers::REROUTED)?.split_once('@')?;
-    Some((partition.parse().ok()?, offset.parse().ok()?))
-}
-
-/// The headers of an input record that go on with it: ours by name, nobody else's.
-fn copied_headers(record: &Record) -> Vec<(&'static str, Vec<u8>)> {
-    const KNOWN: [&str; 7] = [
-        headers::REASON,
-        headers::ERROR_MESSAGE,
-        headers::LINE,
-        headers::SHA256,
-        headers::SIZE,
-        headers::REROUTED,
-        headers::ORIGINAL_TIMESTAMP,
-    ];
-    let value = |name: &'static str| {
-        let (_, value) = record.headers.iter().rev().find(|(n, _)| n == name)?;
-        (value.len() <= KEPT / 8).then(|| (name, value.to_vec()))
-    };
-    KNOWN.into_iter().filter_map(value).collect()
-}
-
-/// Values for `caudal_parciales`: source partition, its stream time, then (query, partial) pairs.
-fn partial_values(partition: i32, stream_time: i64, partials: &[(usize, Partial)]) -> Vec<Vec<u8>> {
-    let begin = || {
-        let mut out = Writer::new();
-        out.long(i64::from(partition));
-        out.long(stream_time);
-        out
-    };
-    let mut values = Vec::new();
-    let mut out = begin();
-    for (query, partial) in partials {
-        if out.len() >= PARTIALS_BYTES {
-            values.push(std::mem::replace(&mut out, begin()).into_bytes());
-        }
-        out.long(i64::try_from(*query).unwrap_or(0));
-        partial.write(&mut out);
+    /// Compares the queries with those of the last block.
+    ///
+    /// # Errors
+    /// What was changed, and what to do.
+    pub fn settle(&mut self, last: &Head) -> Result<(), String> {
+        self.plans.settle(last, &self.shared, Stage::Account)
     }
-    values.push(out.into_bytes());
-    values
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+/// Writes the entry after a sweep's cursor.
+fn next_entry(
+    dedup: &Dedup,
+    panes: &[PaneState],
+    cursor: Option<Cursor>,
+    entries: &mut Entries,
+) -> Option<Cursor> {
+    let after = match cursor {
+        None => Some(None),
+        Some(Cursor::Seen(cursor)) => Some(Some(cursor)),
+        Some(Cursor::Pane(..)) => None,
+    };
+    if let Some((cursor, seen)) = after.and_then(|after| dedup.next_after(after)) {
+        entries.seen(&seen);
+        return Some(Cursor::Seen(cursor));
+    }
+    let (mut place, mut after) = match cursor {
+        Some(Cursor::Pane(place, after)) => (place, after),
+        _ => (0, None),
+    };
+    while let Some(state) = panes.get(place) {
+        if let Some((cursor, pane)) = state.next_after(after) {
+            entries.accumulator(place, |out| pane.write(out));
+            return Some(Cursor::Pane(place, Some(cursor)));
+        }
+        (place, after) = (place + 1, None);
+    }
+    None
+}
+
+/// The header of rows of a query that was begun again.
+pub(crate) fn version_header(version: u32) -> Vec<(&'static str, Vec<u8>)> {
+    match version {
+        1 => Vec::new(),
+        version => vec![(headers::VERSION, version.to_string().into_bytes())],
+    }
 }

@@ -1,44 +1,224 @@
-//! State blocks: what a commit changed in a task's state, written to `caudal_estado` in the same
-//! txn. A block is split into parts below 1 MiB; each part carries its number and a checksum.
+//! State blocks: what a commit changed in a task's state, and a share of what it did not change
+//! ([`crate::sweep`]), written to `caudal_estado` in the same txn.
+//!
+//! A block is split into parts below 1 MiB; each part carries its number and a checksum. Parts of
+//! two tasks may alternate in a partition (both stages of one number share it, and two processes
+//! may own them), never parts of one task.
 
-use crate::engine::{Shared, Stage, TaskId};
+use crate::shared::{Shared, Stage, TaskId};
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::dedup::Seen;
 use caudal_core::ledger::{read_count, write_count};
-use caudal_query::partials::Partial;
+use caudal_query::plan::PlanFingerprint;
 
-const VERSION: i64 = 1;
-/// Entries of one part, in bytes, at most (exceeded by one entry).
-const PART_BYTES: usize = 768 * 1024;
+const VERSION: i64 = 2;
 
-/// One piece of state, as an absolute value.
+/// Where a query of a block stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// An id that dedup remembers.
-    Seen(Seen),
-    /// A pane of a local query (index among the local ones).
-    Pane(usize, Partial),
-    /// A total of a global query (index among the global ones).
-    Total(usize, Partial),
+pub struct PlanState {
+    /// Name of the query.
+    pub name: String,
+    /// Its definition.
+    pub fingerprint: PlanFingerprint,
+    /// Sequence of the task's first block with this definition: a query that was dropped and added
+    /// again has another one, and so does not find its old entries.
+    pub incarnation: u64,
+    /// 1, and one more for each `--reset-query`: header `caudal.version` of its rows.
+    pub version: u32,
 }
 
-/// A whole block.
+/// All of a block but its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
+pub struct Head {
     /// Whose state.
     pub task: TaskId,
     /// Number of this block, contiguous per task from 0.
     pub sequence: u64,
-    /// [`Shared::fingerprint`] when it was written.
-    pub fingerprint: [u8; 16],
+    /// Reading from the block with this number up to this one gives the whole state: the number of
+    /// the first block of the last sweep that has closed. 0 before the first.
+    pub complete_from: u64,
+    /// [`Shared::rules`] when it was written.
+    pub rules: [u8; 16],
     /// [`Shared::partitions`] when it was written.
     pub partitions: i32,
+    /// The queries; entries refer to them by their place here.
+    pub plans: Vec<PlanState>,
     /// Next input offset after this block's batch.
     pub next_offset: i64,
+    /// Next offset of the reference table that this block's batch was joined with; 0 where no query
+    /// joins one.
+    pub table_offset: i64,
     /// What only the task itself reads: ledger, stream time, watermarks, sequences.
     pub body: Vec<u8>,
-    /// What changed.
-    pub entries: Vec<Entry>,
+}
+
+/// Entries of a block being written, in parts.
+#[derive(Debug)]
+pub struct Entries {
+    chunks: Vec<(u64, Writer)>,
+    part: usize,
+    full: usize,
+}
+
+impl Entries {
+    /// None yet; parts of about `part` bytes.
+    #[must_use]
+    pub fn new(part: usize) -> Entries {
+        Entries { chunks: vec![(0, Writer::new())], part, full: 0 }
+    }
+
+    /// Adds an id that dedup remembers.
+    pub fn seen(&mut self, seen: &Seen) {
+        self.push(|out| {
+            out.long(0);
+            seen.write(out);
+        });
+    }
+
+    /// Adds an accumulator of a query, by the query's place in [`Head::plans`].
+    pub fn accumulator(&mut self, plan: usize, write: impl FnOnce(&mut Writer)) {
+        self.push(|out| {
+            out.long(1);
+            write_count(out, plan as u64);
+            write(out);
+        });
+    }
+
+    fn push(&mut self, write: impl FnOnce(&mut Writer)) {
+        if self.chunks.last().is_some_and(|(_, chunk)| chunk.len() >= self.part) {
+            self.full += self.chunks.last().map_or(0, |(_, chunk)| chunk.len());
+            self.chunks.push((0, Writer::new()));
+        }
+        if let Some((count, chunk)) = self.chunks.last_mut() {
+            *count += 1;
+            write(chunk);
+        }
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.full + self.chunks.last().map_or(0, |(_, chunk)| chunk.len())
+    }
+
+    /// The parts, ready to be produced in this order.
+    #[must_use]
+    pub fn into_parts(self, head: &Head) -> Vec<Vec<u8>> {
+        let total = self.chunks.len() as u64;
+        let parts = self.chunks.into_iter().enumerate().map(|(i, (count, chunk))| {
+            let mut out = Writer::new();
+            out.long(VERSION);
+            out.long(head.task.stage.number());
+            out.long(i64::from(head.task.partition));
+            write_count(&mut out, head.sequence);
+            write_count(&mut out, i as u64);
+            write_count(&mut out, total);
+            if i == 0 {
+                head.write(&mut out);
+            }
+            write_count(&mut out, count);
+            let mut bytes = out.into_bytes();
+            bytes.extend_from_slice(&chunk.into_bytes());
+            let checksum = crc32fast::hash(&bytes);
+            bytes.extend_from_slice(&checksum.to_be_bytes());
+            bytes
+        });
+        parts.collect()
+    }
+}
+
+impl Head {
+    fn write(&self, out: &mut Writer) {
+        write_count(out, self.complete_from);
+        out.fixed16(&self.rules);
+        out.long(i64::from(self.partitions));
+        write_count(out, self.plans.len() as u64);
+        for plan in &self.plans {
+            out.string(&plan.name);
+            out.bytes(&plan.fingerprint);
+            write_count(out, plan.incarnation);
+            write_count(out, u64::from(plan.version));
+        }
+        out.long(self.next_offset);
+        out.long(self.table_offset);
+        out.bytes(&self.body);
+    }
+
+    fn read(task: TaskId, sequence: u64, input: &mut Reader<'_>) -> Result<Head, BlockError> {
+        let complete_from = read_count(input)?;
+        let rules = input.fixed16()?;
+        let partitions = i32::try_from(input.long()?).unwrap_or(0);
+        let mut plans = Vec::new();
+        for _ in 0..input.length()? {
+            plans.push(PlanState {
+                name: input.string()?.to_owned(),
+                fingerprint: input
+                    .bytes()?
+                    .try_into()
+                    .map_err(|_| BlockError::Damaged("fingerprint of a query".into()))?,
+                incarnation: read_count(input)?,
+                version: u32::try_from(read_count(input)?).unwrap_or(u32::MAX),
+            });
+        }
+        Ok(Head {
+            task,
+            sequence,
+            complete_from,
+            rules,
+            partitions,
+            plans,
+            next_offset: input.long()?,
+            table_offset: input.long()?,
+            body: input.bytes()?.to_vec(),
+        })
+    }
+}
+
+/// A whole block that was read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// All but the entries.
+    pub head: Head,
+    /// Number of entries and their bytes, per part.
+    pub chunks: Vec<(u64, Vec<u8>)>,
+}
+
+/// One piece of state, as an absolute value; an accumulator's own bytes follow in the reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// An id that dedup remembers.
+    Seen(Seen),
+    /// An accumulator of the query at this place of [`Head::plans`].
+    Accumulator(usize),
+}
+
+impl Block {
+    /// Gives each entry to `take`, which must read an accumulator's bytes to their end.
+    ///
+    /// # Errors
+    /// When the bytes are not entries, or what `take` returns.
+    pub fn for_each(
+        &self,
+        mut take: impl FnMut(Entry, &mut Reader<'_>) -> Result<(), AvroError>,
+    ) -> Result<(), AvroError> {
+        for (count, bytes) in &self.chunks {
+            let mut input = Reader::new(bytes);
+            for _ in 0..*count {
+                let entry = match input.long()? {
+                    0 => Entry::Seen(Seen::read(&mut input)?),
+                    1 => {
+                        let plan = usize::try_from(input.long()?);
+                        let plan = plan.ok().filter(|p| *p < self.head.plans.len());
+                        Entry::Accumulator(plan.ok_or(input.error("unknown query"))?)
+                    }
+                    _ => return Err(input.error("unknown entry")),
+                };
+                take(entry, &mut input)?;
+            }
+            input.end()?;
+        }
+        Ok(())
+    }
 }
 
 /// A block that cannot be used: the restore halts.
@@ -55,82 +235,6 @@ pub enum BlockError {
 impl From<AvroError> for BlockError {
     fn from(error: AvroError) -> Self {
         BlockError::Damaged(error.to_string())
-    }
-}
-
-impl Block {
-    /// The parts, ready to be produced in this order.
-    #[must_use]
-    pub fn into_parts(self) -> Vec<Vec<u8>> {
-        let mut chunks: Vec<(u64, Writer)> = vec![(0, Writer::new())];
-        for entry in &self.entries {
-            if chunks.last().is_some_and(|(_, chunk)| chunk.len() >= PART_BYTES) {
-                chunks.push((0, Writer::new()));
-            }
-            if let Some((count, chunk)) = chunks.last_mut() {
-                *count += 1;
-                write_entry(chunk, entry);
-            }
-        }
-        let total = chunks.len() as u64;
-        let parts = chunks.into_iter().enumerate().map(|(i, (count, chunk))| {
-            let mut out = Writer::new();
-            out.long(VERSION);
-            out.long(self.task.stage.number());
-            out.long(i64::from(self.task.partition));
-            write_count(&mut out, self.sequence);
-            write_count(&mut out, i as u64);
-            write_count(&mut out, total);
-            if i == 0 {
-                out.fixed16(&self.fingerprint);
-                out.long(i64::from(self.partitions));
-                out.long(self.next_offset);
-                out.bytes(&self.body);
-            }
-            write_count(&mut out, count);
-            let mut bytes = out.into_bytes();
-            bytes.extend_from_slice(&chunk.into_bytes());
-            let checksum = crc32fast::hash(&bytes);
-            bytes.extend_from_slice(&checksum.to_be_bytes());
-            bytes
-        });
-        parts.collect()
-    }
-}
-
-fn write_entry(out: &mut Writer, entry: &Entry) {
-    match entry {
-        Entry::Seen(seen) => {
-            out.long(0);
-            out.fixed16(&seen.id);
-            out.fixed16(&seen.payload);
-            out.long(seen.event_time);
-        }
-        Entry::Pane(query, pane) => {
-            out.long(1);
-            write_count(out, *query as u64);
-            pane.write(out);
-        }
-        Entry::Total(query, total) => {
-            out.long(2);
-            write_count(out, *query as u64);
-            total.write(out);
-        }
-    }
-}
-
-fn read_entry(input: &mut Reader<'_>) -> Result<Entry, AvroError> {
-    let kind = input.long()?;
-    if kind == 0 {
-        let (id, payload) = (input.fixed16()?, input.fixed16()?);
-        return Ok(Entry::Seen(Seen { id, payload, event_time: input.long()? }));
-    }
-    let query = usize::try_from(input.long()?).map_err(|_| input.error("query"))?;
-    let partial = Partial::read(input)?;
-    match kind {
-        1 => Ok(Entry::Pane(query, partial)),
-        2 => Ok(Entry::Total(query, partial)),
-        _ => Err(input.error("unknown entry")),
     }
 }
 
@@ -169,11 +273,16 @@ fn read_task(input: &mut Reader<'_>) -> Result<TaskId, BlockError> {
 #[derive(Debug, Default)]
 pub struct Assembler {
     open: Option<(Block, u64, u64)>,
-    last_sequence: Option<u64>,
+    first_sequence: Option<u64>,
+    last: Option<(u64, u64)>,
 }
 
 impl Assembler {
     /// Takes the next part of its task; gives the block when it is whole.
+    ///
+    /// The log is cut at the first record of one task's block, which may lie between two parts of
+    /// another's: parts at the very beginning without their block's first one are passed over.
+    /// That nothing needed was cut off is checked by [`Assembler::finish`].
     ///
     /// # Errors
     /// [`BlockError`].
@@ -185,18 +294,11 @@ impl Assembler {
         let (mut block, expected) = match self.open.take() {
             None if index == 0 => {
                 self.check_sequence(task, sequence)?;
-                let block = Block {
-                    task,
-                    sequence,
-                    fingerprint: input.fixed16()?,
-                    partitions: i32::try_from(input.long()?).unwrap_or(0),
-                    next_offset: input.long()?,
-                    body: input.bytes()?.to_vec(),
-                    entries: Vec::new(),
-                };
-                (block, 0)
+                let head = Head::read(task, sequence, &mut input)?;
+                (Block { head, chunks: Vec::new() }, 0)
             }
-            Some((block, next, _)) if block.sequence == sequence => (block, next),
+            None if self.first_sequence.is_none() => return Ok(None),
+            Some((block, next, _)) if block.head.sequence == sequence => (block, next),
             _ => {
                 let what = format!("part {} of block {sequence} of task {task}", index + 1);
                 return Err(BlockError::Missing(format!("{what} has no predecessor")));
@@ -207,123 +309,71 @@ impl Assembler {
                 format!("part {} of {total} of block {sequence} of task {task}", expected + 1);
             return Err(BlockError::Missing(what));
         }
-        for _ in 0..read_count(&mut input)? {
-            block.entries.push(read_entry(&mut input)?);
-        }
-        input.end()?;
+        let count = read_count(&mut input)?;
+        block.chunks.push((count, input.rest().to_vec()));
         if index + 1 < total {
             self.open = Some((block, index + 1, total));
             return Ok(None);
         }
-        self.last_sequence = Some(sequence);
+        self.last = Some((sequence, block.head.complete_from));
         Ok(Some(block))
     }
 
-    fn check_sequence(&self, task: TaskId, sequence: u64) -> Result<(), BlockError> {
-        match self.last_sequence {
-            Some(last) if sequence != last + 1 => Err(BlockError::Missing(format!(
+    fn check_sequence(&mut self, task: TaskId, sequence: u64) -> Result<(), BlockError> {
+        self.first_sequence.get_or_insert(sequence);
+        match self.last {
+            Some((last, _)) if sequence != last + 1 => Err(BlockError::Missing(format!(
                 "after block {last} of task {task} comes block {sequence}"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// That no block is cut off at the end.
+    /// That no block is cut off at the end, and that the log begins early enough to give the whole
+    /// state.
     ///
     /// # Errors
     /// [`BlockError::Missing`].
-    pub fn finish(&self) -> Result<(), BlockError> {
-        match &self.open {
-            None => Ok(()),
-            Some((block, next, total)) => Err(BlockError::Missing(format!(
-                "part {} of {total} of block {} of task {}",
+    pub fn finish(&self, task: TaskId) -> Result<(), BlockError> {
+        if let Some((block, next, total)) = &self.open {
+            return Err(BlockError::Missing(format!(
+                "part {} of {total} of block {} of task {task}",
                 next + 1,
-                block.sequence,
-                block.task
-            ))),
+                block.head.sequence,
+            )));
+        }
+        match (self.first_sequence, self.last) {
+            (Some(first), Some((_, needed))) if first > needed => {
+                Err(BlockError::Missing(format!(
+                    "the log of task {task} begins with block {first}, block {needed} is needed"
+                )))
+            }
+            _ => Ok(()),
         }
     }
 }
 
-/// Whether a block was written for the same queries, validation, horizon and partition count.
+/// Whether a task's last block was written for the same partition count, validation and horizon.
 ///
 /// # Errors
 /// A text that says what differs and what to do.
-pub fn check_compatible(block: &Block, shared: &Shared) -> Result<(), String> {
-    if block.partitions != shared.partitions {
+pub fn check_compatible(head: &Head, shared: &Shared) -> Result<(), String> {
+    if head.partitions != shared.partitions {
         return Err(format!(
-            "the state was made with {} partitions, the topic has {}; keys have moved away from \
-             their state: give the topic its old partition count, or start over with new topics",
-            block.partitions, shared.partitions
+            "the state was made with {} partitions, the topics have {}: keys have moved away from \
+             their state. Stop the services and run `caudal topics migrate --partitions {}`, which \
+             moves the state after them",
+            head.partitions, shared.partitions, shared.partitions
         ));
     }
-    if block.fingerprint != shared.fingerprint {
-        return Err("the state was made with other queries, validation rules or dedup horizon; \
-             run the version and options that made it, or start over with new topics"
+    if head.rules != shared.rules && !shared.adopt_rules {
+        return Err("the state was made with other validation rules or another dedup horizon. \
+             Run with the version and --dedup-horizon-s that made it, or once with --adopt rules: \
+             the new ones then hold from here on, and what was decided stays as it is"
             .into());
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use caudal_query::aggregate::Accumulator;
-
-    fn block(sequence: u64, entries: usize) -> Block {
-        let entry = |i: usize| match i % 3 {
-            0 => Entry::Seen(Seen { id: [1; 16], payload: [2; 16], event_time: -5 }),
-            1 => Entry::Pane(0, partial(i)),
-            _ => Entry::Total(1, partial(i)),
-        };
-        Block {
-            task: TaskId { stage: Stage::Account, partition: 3 },
-            sequence,
-            fingerprint: [7; 16],
-            partitions: 6,
-            next_offset: 42,
-            body: vec![1, 2, 3],
-            entries: (0..entries).map(entry).collect(),
-        }
-    }
-
-    fn partial(i: usize) -> Partial {
-        let values = Accumulator::of(i as i128);
-        Partial { group: format!("[\"{}\"]", "x".repeat(200)).into(), start: 60, values }
-    }
-
-    #[test]
-    fn a_block_of_many_parts_reads_back() {
-        for entries in [0, 1, 20_000] {
-            let whole = block(0, entries);
-            let parts = whole.clone().into_parts();
-            assert!(parts.iter().all(|p| p.len() < 1024 * 1024));
-            assert_eq!(parts.len() > 1, entries == 20_000);
-            let mut assembler = Assembler::default();
-            let mut read: Vec<Block> =
-                parts.iter().filter_map(|p| assembler.add(p).expect("part")).collect();
-            assembler.finish().expect("whole");
-            assert_eq!(read.pop(), Some(whole));
-        }
-    }
-
-    #[test]
-    fn missing_parts_and_blocks_are_noticed() {
-        let parts = block(0, 20_000).into_parts();
-        let mut assembler = Assembler::default();
-        assembler.add(&parts[0]).expect("first");
-        assert!(assembler.finish().is_err());
-        assert!(assembler.add(&parts[2]).is_err());
-        assert!(Assembler::default().add(&parts[1]).is_err());
-        let mut assembler = Assembler::default();
-        assembler.add(&block(0, 1).into_parts()[0]).expect("block 0");
-        assert!(matches!(assembler.add(&block(2, 1).into_parts()[0]), Err(BlockError::Missing(_))));
-    }
-
-    #[test]
-    fn a_damaged_part_is_noticed() {
-        let mut part = block(0, 2).into_parts().remove(0);
-        part[10] ^= 1;
-        assert!(matches!(task_of(&part), Err(BlockError::Damaged(_))));
-    }
-}
+mod tests;

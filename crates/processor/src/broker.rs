@@ -8,7 +8,7 @@ use caudal_kafka::offsets::Committed;
 use caudal_kafka::txn::{TxnError, Written};
 use caudal_kafka::{Result, TopicPartition};
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Kafka, as one engine thread sees it.
 pub trait Broker {
@@ -17,6 +17,9 @@ pub trait Broker {
 
     /// The clock of everything that waits. Nothing that is computed depends on it.
     fn now(&self) -> Instant;
+
+    /// Waits. Bounded by what the caller waits for.
+    fn wait(&mut self, time: Duration);
 
     /// Gathers a batch. Rebalances happen only here; a newly assigned partition is paused until
     /// [`Broker::start`]. The group's membership as of the end of this call is the one that

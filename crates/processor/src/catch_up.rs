@@ -1,12 +1,15 @@
 //! `--until-caught-up`: whether everything up to the ends captured at the start, and everything
-//! they caused, is committed.
+//! they caused, is committed, by whichever instance.
 
-use crate::engine::{Stage, TaskId};
+use crate::kafka_broker::GROUP;
+use crate::metrics::Metrics;
+use crate::shared::Stage;
 use anyhow::Result;
 use caudal_kafka::args::{Isolation, Kafka};
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one look at what is left may take.
@@ -16,8 +19,14 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct CatchUp {
     kafka: Kafka,
     ends: Offsets,
+    positions: Offsets,
+    metrics: Arc<Metrics>,
+    partitions: i32,
     stage: Stage,
+    /// Ends that are not reached yet.
     targets: BTreeMap<i32, i64>,
+    /// Positions before the targets at the last look.
+    left: BTreeMap<i32, i64>,
     rerouted: u64,
 }
 
@@ -26,53 +35,74 @@ impl CatchUp {
     ///
     /// # Errors
     /// When a partition's end cannot be read.
-    pub fn start(kafka: &Kafka, partitions: i32) -> Result<CatchUp> {
+    pub fn start(kafka: &Kafka, partitions: i32, metrics: Arc<Metrics>) -> Result<CatchUp> {
         let ends = Offsets::connect(kafka, Isolation::ReadUncommitted, "caudal-catch-up")?;
         let targets = capture(&ends, Stage::Account, partitions)?;
-        Ok(CatchUp { kafka: kafka.clone(), ends, stage: Stage::Account, targets, rerouted: 0 })
+        Ok(CatchUp {
+            kafka: kafka.clone(),
+            ends,
+            positions: Offsets::connect(kafka, Isolation::ReadCommitted, GROUP)?,
+            metrics,
+            partitions,
+            stage: Stage::Account,
+            targets,
+            left: BTreeMap::new(),
+            rerouted: 0,
+        })
     }
 
-    /// Whether all is done, given the running tasks (none restoring, nothing at hand) and the
-    /// number of records rerouted so far.
+    /// Whether all is done. What cannot be looked at now is not done.
     ///
     /// # Errors
     /// When a partition cannot be read.
-    pub fn is_done(
-        &mut self,
-        positions: &BTreeMap<TaskId, i64>,
-        rerouted: u64,
-        partitions: i32,
-    ) -> Result<bool> {
-        let left: BTreeMap<i32, i64> = positions
-            .iter()
-            .filter(|(id, next)| {
-                let target = self.targets.get(&id.partition);
-                id.stage == self.stage && target.is_some_and(|target| *next < target)
-            })
-            .map(|(id, next)| (id.partition, *next))
-            .collect();
-        if !left.is_empty() {
-            for partition in LogReader::drained(&self.kafka, self.stage.input(), &left, LOOK)? {
-                self.targets.remove(&partition);
-            }
-            if left.keys().any(|partition| self.targets.contains_key(partition)) {
-                return Ok(false);
-            }
+    pub fn is_done(&mut self) -> Result<bool> {
+        // Before the positions: what is counted later was caused by records behind them.
+        let rerouted = self.metrics.rerouted();
+        if !self.has_reached_targets()? {
+            return Ok(false);
         }
         match self.stage {
             // Moved records were appended behind the ends that were captured.
             Stage::Account if rerouted > self.rerouted => {
                 self.rerouted = rerouted;
-                self.targets = capture(&self.ends, Stage::Account, partitions)?;
+                self.targets = capture(&self.ends, Stage::Account, self.partitions)?;
                 Ok(false)
             }
             Stage::Account => {
                 self.stage = Stage::Group;
-                self.targets = capture(&self.ends, Stage::Group, partitions)?;
+                self.targets = capture(&self.ends, Stage::Group, self.partitions)?;
                 Ok(false)
             }
             Stage::Group => Ok(true),
         }
+    }
+
+    fn has_reached_targets(&mut self) -> Result<bool> {
+        let topic = self.stage.input();
+        let open: Vec<_> = self.targets.keys().map(|p| (Arc::<str>::from(topic), *p)).collect();
+        let committed = match self.positions.committed(&open) {
+            Ok(committed) => committed,
+            Err(error) if error.transient => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let mut left = BTreeMap::new();
+        for ((_, partition), committed) in committed {
+            let next = committed.map_or(0, |c| c.next_offset);
+            if self.targets.get(&partition).is_some_and(|target| next < *target) {
+                left.insert(partition, next);
+            } else {
+                self.targets.remove(&partition);
+            }
+        }
+        // Offsets alone cannot tell: the last ones may be transaction markers. A look costs a
+        // connection, so only where nothing moves any more.
+        let rests = std::mem::replace(&mut self.left, left.clone()) == left;
+        if !left.is_empty() && rests {
+            for partition in LogReader::drained(&self.kafka, topic, &left, LOOK)? {
+                self.targets.remove(&partition);
+            }
+        }
+        Ok(self.targets.is_empty())
     }
 }
 

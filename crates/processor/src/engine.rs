@@ -1,162 +1,492 @@
-//! What every task shares: plans, schemas, horizon, and the errors that halt.
+//! The loop: gather, follow, process, commit.
+//!
+//! ```text
+//! each step:
+//!     batch  = broker.gather(limits)        // rebalances happen only here
+//!     follow(changes)                       // drop revoked, restore assigned, in slices
+//!     outbox = tasks.process(batch)         // pure
+//!     broker.commit(outbox)                 // one txn: outputs, state blocks, then positions
+//!     on abort: undo the batch, read it again
+//!     on doubt: new producer; the committed positions say whether to keep the batch or undo it
+//! ```
+//!
+//! No txn and no uncommitted output exists while gathering, so a revoked partition needs no
+//! draining: what was not committed is read again by its next owner.
 
-use caudal_core::money::SumOverflow;
-use caudal_core::row::RowSchema;
-use caudal_core::schema::{self, Schemas};
-use caudal_core::topics;
-use caudal_query::plan::Plan;
-use sha2::{Digest, Sha256};
-use std::fmt;
+use crate::args::Adopt;
+use crate::broker::Broker;
+use crate::cut::{Cuts, peer};
+use crate::idle::Idleness;
+use crate::metrics::Metrics;
+use crate::mutant::{self, Mutant};
+use crate::restore::{Restore, Restored};
+use crate::shared::{Shared, Stage, TaskError, TaskId};
+use crate::status::Status;
+use crate::tables::Tables;
+use crate::tasks::Tasks;
+use anyhow::{Context as _, Result};
+use caudal_core::decode::Record;
+use caudal_core::outbox::Outbox;
+use caudal_kafka::TopicPartition;
+use caudal_kafka::consumer::{Batch, Change, Limits};
+use caudal_kafka::txn::{Refusal, TxnError, Written};
+use caudal_service::exit::Halt;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Which stage a task belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stage {
-    /// Stage 1: `transacciones`, by account.
-    Account,
-    /// Stage 2: `caudal_parciales`, by group.
-    Group,
-}
+/// How long restoring may hold up a poll.
+const RESTORE_SLICE: Duration = Duration::from_millis(200);
+/// How long to ask for committed positions after a doubt before giving up (a supervisor then
+/// restarts the process).
+const PATIENCE: Duration = Duration::from_secs(120);
 
-impl Stage {
-    /// 1 or 2, as headers and blocks carry it.
-    #[must_use]
-    pub fn number(self) -> i64 {
-        match self {
-            Stage::Account => 1,
-            Stage::Group => 2,
-        }
-    }
-
-    /// The topic it reads.
-    #[must_use]
-    pub fn input(self) -> &'static str {
-        match self {
-            Stage::Account => topics::TRANSACCIONES,
-            Stage::Group => topics::PARCIALES,
-        }
-    }
-}
-
-/// One stage's work for one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskId {
-    /// Stage.
-    pub stage: Stage,
-    /// Partition.
-    pub partition: i32,
-}
-
-impl fmt::Display for TaskId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.stage.number(), self.partition)
-    }
-}
-
-/// A plan with what running it needs.
+/// What an engine may be told.
 #[derive(Debug, Clone)]
-pub struct Query {
-    /// The plan.
-    pub plan: Plan,
-    /// Output topic.
-    pub topic: Arc<str>,
-    /// Topic of partials that came too late.
-    pub late_topic: Arc<str>,
-    /// Schema of the rows.
-    pub row_schema: RowSchema,
-    /// Its id.
-    pub schema_id: u32,
+pub struct Options {
+    /// Bounds of a batch.
+    pub limits: Limits,
+    /// Longest time between commits under load.
+    pub interval: Duration,
+    /// Which side wins when state and committed offsets do not agree.
+    pub adopt: Option<Adopt>,
 }
 
-impl Query {
-    fn new(plan: Plan) -> Query {
-        let row_schema = plan.row_schema();
-        let schema_id = schema::id_of(&schema::sorted_json(&row_schema.to_json()));
-        Query {
-            topic: plan.name.as_str().into(),
-            late_topic: plan.late_topic().into(),
-            row_schema,
-            schema_id,
-            plan,
-        }
-    }
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing to process.
+    Quiet,
+    /// A txn was committed.
+    Committed,
+    /// A txn was not committed, or not for sure; what it did here is undone.
+    Undone,
 }
 
-/// What every task shares.
-#[derive(Debug)]
-pub struct Shared {
-    /// Number of partitions of every partitioned topic.
-    pub partitions: i32,
-    /// How long ids are remembered, in microseconds of event time.
-    pub horizon: i64,
-    /// Queries whose group contains the account.
-    pub local: Vec<Query>,
-    /// Queries that go through partials.
-    pub global: Vec<Query>,
-    /// Schema id of `Transaction`.
-    pub transaction_schema: u32,
-    /// Schema id of `ValidTransaction`.
-    pub valid_schema: u32,
-    /// Hash of queries, validation and horizon: state made under another one is not ours.
-    pub fingerprint: [u8; 16],
-    /// `caudal_estado`.
-    pub state_topic: Arc<str>,
-    /// `caudal_parciales`.
-    pub partials_topic: Arc<str>,
-    /// `transacciones_validas`.
-    pub valid_topic: Arc<str>,
-    /// `transacciones_dlq`.
-    pub dead_letter_topic: Arc<str>,
-    /// `transacciones`.
-    pub input_topic: Arc<str>,
+/// One engine thread: its tasks, and what is around them.
+pub struct Engine<B: Broker> {
+    shared: Arc<Shared>,
+    broker: B,
+    tasks: Tasks,
+    tables: Tables,
+    restore: Restore,
+    /// Restored, but the reference table is not as new as they are.
+    without_table: Vec<Restored>,
+    /// Running, but their partitions do not deliver yet from where they stand.
+    unstarted: BTreeSet<TaskId>,
+    /// Gathered, not processed yet.
+    backlog: VecDeque<(TopicPartition, Record)>,
+    cuts: Cuts,
+    idle: Idleness,
+    options: Options,
+    metrics: Arc<Metrics>,
+    status: Status,
+    last_commit: Instant,
+    /// Records and bytes of the state log read so far.
+    restored: (u64, u64),
+    /// Delivery is stopped because the state has reached its limit.
+    held: bool,
 }
 
-/// Raised when the meaning of validation or of a block's format changes.
-const RULES_VERSION: u32 = 1;
-
-impl Shared {
-    /// For these plans.
+impl<B: Broker> Engine<B> {
+    /// An engine without tasks.
     #[must_use]
-    pub fn new(plans: Vec<Plan>, partitions: i32, horizon: i64) -> Shared {
-        let schemas = Schemas::shipped();
-        let described = format!("{RULES_VERSION} {partitions} {horizon} {plans:?}");
-        let mut fingerprint = [0; 16];
-        fingerprint.copy_from_slice(&Sha256::digest(described.as_bytes())[..16]);
-        let (local, global) = plans.into_iter().map(Query::new).partition(|q| q.plan.is_local());
-        Shared {
-            partitions,
-            horizon,
-            local,
-            global,
-            transaction_schema: schemas.transaction.id,
-            valid_schema: schemas.valid.id,
-            fingerprint,
-            state_topic: topics::ESTADO.into(),
-            partials_topic: topics::PARCIALES.into(),
-            valid_topic: topics::VALIDAS.into(),
-            dead_letter_topic: topics::DLQ.into(),
-            input_topic: topics::TRANSACCIONES.into(),
+    pub fn new(
+        broker: B,
+        shared: Arc<Shared>,
+        options: Options,
+        metrics: Arc<Metrics>,
+        status: Status,
+    ) -> Engine<B> {
+        Engine {
+            tables: Tables::new(&shared),
+            restore: Restore::new(Arc::clone(&shared), options.adopt),
+            idle: Idleness::new(shared.idle_timeouts()),
+            last_commit: broker.now(),
+            tasks: Tasks::default(),
+            without_table: Vec::new(),
+            unstarted: BTreeSet::new(),
+            backlog: VecDeque::new(),
+            cuts: Cuts::default(),
+            restored: (0, 0),
+            held: false,
+            shared,
+            broker,
+            options,
+            metrics,
+            status,
         }
+    }
+
+    /// The running tasks.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Whether every assigned task runs, and nothing is at hand.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.restoring() == 0 && self.backlog.is_empty() && !self.tasks.is_empty()
+    }
+
+    fn restoring(&self) -> usize {
+        self.restore.len() + self.without_table.len() + self.unstarted.len()
+    }
+
+    /// One turn of the loop.
+    ///
+    /// # Errors
+    /// What ends the process: its restart is the recovery.
+    pub fn step(&mut self) -> Result<Step> {
+        if self.backlog.is_empty() {
+            let limits = Limits {
+                // While restoring, polls are short: the restore is what is waited for.
+                idle: if self.restoring() > 0 && !self.held {
+                    Duration::from_millis(1)
+                } else {
+                    self.options.limits.idle
+                },
+                ..self.options.limits
+            };
+            let batch = self.broker.gather(&limits, self.last_commit + self.options.interval)?;
+            self.follow(&batch)?;
+            self.backlog.extend(batch.records);
+        }
+        self.restore_slice()?;
+        self.start_tasks()?;
+        self.report();
+        self.mind_the_limit()?;
+        if let Some(step) = self.declare_idle()? {
+            return Ok(step);
+        }
+        if self.backlog.is_empty() {
+            return Ok(Step::Quiet);
+        }
+        self.last_commit = self.broker.now();
+        let (outbox, touched) =
+            self.tasks.process(&self.shared, &mut self.backlog, &self.tables).map_err(halt)?;
+        let now = self.broker.now();
+        self.metrics.process_duration.observe((now - self.last_commit).as_secs_f64());
+        if touched.is_empty() {
+            return Ok(Step::Quiet);
+        }
+        for id in touched.iter().filter(|id| id.stage == Stage::Account) {
+            self.idle.active(*id, now);
+        }
+        self.commit(outbox, &touched)
+    }
+
+    fn follow(&mut self, batch: &Batch) -> Result<()> {
+        for change in &batch.changes {
+            self.metrics.rebalances.inc();
+            match change {
+                Change::Assigned(partitions) => {
+                    tracing::info!(partitions = %names(partitions), "assigned");
+                    let now = self.broker.now();
+                    ids(partitions).for_each(|id| self.restore.add(id, now));
+                }
+                Change::Revoked(partitions) | Change::Lost(partitions) => {
+                    tracing::info!(partitions = %names(partitions), "revoked");
+                    for id in ids(partitions) {
+                        self.forget(id);
+                        self.restore.remove(id, &mut self.broker)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, id: TaskId) {
+        self.tasks.remove(id);
+        self.without_table.retain(|restored| restored.id != id);
+        self.unstarted.remove(&id);
+        self.cuts.remove(id);
+        self.idle.remove(id);
+    }
+
+    fn restore_slice(&mut self) -> Result<()> {
+        if !self.restore.is_empty() {
+            let restored = self.restore.step(&mut self.broker, RESTORE_SLICE)?;
+            self.without_table.extend(restored);
+        }
+        let log = self.broker.state_log();
+        let read = (log.records_read(), log.bytes_read());
+        self.metrics.restored(read.0 - self.restored.0, read.1 - self.restored.1);
+        self.restored = read;
+        let newest_wish = self.without_table.iter().map(|restored| restored.since).max();
+        self.tables.follow(&mut self.broker, newest_wish)
+    }
+
+    /// Lets restored tasks run: once the reference table is as new as they need it, and their
+    /// partition has taken its position.
+    fn start_tasks(&mut self) -> Result<()> {
+        for restored in std::mem::take(&mut self.without_table) {
+            if !self.tables.is_as_of(restored.since) {
+                self.without_table.push(restored);
+                continue;
+            }
+            if self.tables.offset() < restored.table_offset {
+                let what = format!(
+                    "task {}: its last batch was joined with the reference table at offset {}, the \
+                     table now ends at {}: it was cut or made anew. Restore it, or start over",
+                    restored.id,
+                    restored.table_offset,
+                    self.tables.offset()
+                );
+                return Err(Halt(what).into());
+            }
+            let took = self.broker.now().saturating_duration_since(restored.since);
+            self.metrics.restore_duration.observe(took.as_secs_f64());
+            self.cuts.take_over(restored.id, &restored.metadata);
+            self.tasks.insert(restored.id, restored.task);
+            self.unstarted.insert(restored.id);
+        }
+        for id in std::mem::take(&mut self.unstarted) {
+            let Some(task) = self.tasks.get(id) else { continue };
+            if self.held {
+                self.unstarted.insert(id);
+                continue;
+            }
+            if let Err(error) = self.broker.start(&id.input(), task.next_offset()) {
+                tracing::debug!(%error, task = %id, "not ready to start");
+                self.unstarted.insert(id);
+            } else if id.stage == Stage::Account {
+                self.idle.active(id, self.broker.now());
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        let running = self.tasks.len() - self.unstarted.len();
+        self.status.tasks(running, self.restoring(), self.broker.state_log().remaining());
+        self.status.state(self.broker.now(), &self.tasks);
+    }
+
+    /// Stops delivery when the state of all threads together has reached its limit, and goes on
+    /// when other tasks' state went with them. The membership is kept by polling.
+    fn mind_the_limit(&mut self) -> Result<()> {
+        let over = self.status.is_over_limit();
+        if over == self.held {
+            return Ok(());
+        }
+        self.held = over;
+        let ids: Vec<TaskId> = self.tasks.iter().map(|(id, _)| id).collect();
+        if over {
+            let partitions: Vec<TopicPartition> = ids.iter().map(|id| id.input()).collect();
+            self.broker.pause(&partitions)?;
+            self.backlog.clear();
+        }
+        self.unstarted.extend(ids);
+        Ok(())
+    }
+
+    fn declare_idle(&mut self) -> Result<Option<Step>> {
+        let mut idle = Vec::new();
+        for (id, timeout) in self.idle.due(self.broker.now()) {
+            let Some(task) = self.tasks.get(id).filter(|_| !self.unstarted.contains(&id)) else {
+                continue;
+            };
+            let at_end = match self.broker.is_at_end(&id.input(), task.next_offset()) {
+                Ok(at_end) => at_end || mutant::is(Mutant::IdleByClock),
+                Err(error) if error.transient => false,
+                Err(error) => return Err(error.into()),
+            };
+            if at_end {
+                idle.push((id, timeout));
+            }
+        }
+        if idle.is_empty() {
+            return Ok(None);
+        }
+        let (outbox, touched) = self.tasks.declare_idle(&idle, &self.tables).map_err(halt)?;
+        let step = self.commit(outbox, &touched)?;
+        if step == Step::Committed {
+            for (id, timeout) in idle {
+                tracing::info!(task = %id, seconds = timeout / 1_000_000, "source partition is idle");
+                self.idle.declared(id, timeout);
+            }
+        }
+        Ok(Some(step))
+    }
+
+    fn commit(&mut self, mut outbox: Outbox, touched: &BTreeSet<TaskId>) -> Result<Step> {
+        for position in &mut outbox.positions {
+            let id = TaskId::reading(&position.topic, position.partition);
+            position.metadata = self.cuts.metadata(id);
+        }
+        let begun = self.broker.now();
+        match self.broker.commit(&outbox) {
+            Ok(written) => {
+                let took = self.broker.now().saturating_duration_since(begun);
+                self.metrics.commit_duration.observe(took.as_secs_f64());
+                self.metrics.committed(&outbox, &self.shared);
+                self.keep(touched);
+                self.note_blocks(&outbox, touched, &written);
+                self.cut_log()?;
+                Ok(Step::Committed)
+            }
+            Err(TxnError::Aborted(cause)) => {
+                tracing::warn!(cause, "transaction aborted; reading the batch again");
+                self.metrics.transaction("aborted");
+                self.undo(touched)
+            }
+            Err(TxnError::Doubt(cause)) => {
+                tracing::warn!(
+                    cause,
+                    "transaction in doubt; new producer, then the positions tell"
+                );
+                self.metrics.transaction("doubtful");
+                self.status.obstacle("replacing the producer");
+                self.broker.replace_producer()?;
+                self.resolve(&outbox, touched)
+            }
+            Err(TxnError::Refused(refusal)) if refusal.is_of_record() => {
+                self.refuse(&outbox, &refusal, touched)
+            }
+            Err(other) => Err(other).context("the transaction cannot go on"),
+        }
+    }
+
+    /// The txn was aborted because of a record that can never be written. Its input becomes a dead
+    /// letter when the batch is read again; so no record aborts its task twice.
+    fn refuse(
+        &mut self,
+        outbox: &Outbox,
+        refusal: &Refusal,
+        touched: &BTreeSet<TaskId>,
+    ) -> Result<Step> {
+        tracing::warn!(%refusal, "an output cannot be written; its input becomes a dead letter");
+        self.metrics.transaction("aborted");
+        let step = self.undo(touched)?;
+        let refused = outbox.records.get(refusal.record).and_then(|record| record.origin.as_ref());
+        let id = refused.and_then(|origin| {
+            touched.iter().find(|id| id.stage == Stage::Account && id.to_string() == *origin.task)
+        });
+        let is_new = match (id.and_then(|id| self.tasks.get_mut(*id)), refused) {
+            (Some(task), Some(origin)) => task.refuse(origin.offset, &refusal.to_string()),
+            _ => false,
+        };
+        if is_new { Ok(step) } else { Err(Halt(refusal.to_string()).into()) }
+    }
+
+    /// The batch is committed.
+    fn keep(&mut self, touched: &BTreeSet<TaskId>) {
+        for id in touched {
+            if let Some(task) = self.tasks.get_mut(*id) {
+                task.commit();
+            }
+        }
+        self.tasks.count(touched, &self.metrics);
+    }
+
+    /// The batch is not committed: nothing of it stays, and its records are read again.
+    fn undo(&mut self, touched: &BTreeSet<TaskId>) -> Result<Step> {
+        let mut rewound = touched.clone();
+        for id in touched {
+            if let Some(task) = self.tasks.get_mut(*id)
+                && !mutant::is(Mutant::OverlayKeptAcrossAbort)
+            {
+                task.rollback();
+            }
+        }
+        for ((topic, partition), _) in self.backlog.drain(..) {
+            rewound.insert(TaskId::reading(&topic, partition));
+        }
+        self.stop(&rewound)?;
+        self.unstarted.extend(rewound.into_iter().filter(|id| self.tasks.get(*id).is_some()));
+        Ok(Step::Undone)
+    }
+
+    fn stop(&mut self, ids: &BTreeSet<TaskId>) -> Result<()> {
+        let partitions: Vec<TopicPartition> =
+            ids.iter().filter(|id| self.tasks.get(**id).is_some()).map(|id| id.input()).collect();
+        if !partitions.is_empty() {
+            self.broker.pause(&partitions)?;
+        }
+        Ok(())
+    }
+
+    /// After a doubt. The new producer's epoch has ended the txn one way or the other, so its
+    /// positions, which are part of it, are now stable: all of them as sent, then it was committed;
+    /// all as before, then not. Anything else means that somebody else has gone on with a task.
+    fn resolve(&mut self, outbox: &Outbox, touched: &BTreeSet<TaskId>) -> Result<Step> {
+        let partitions: Vec<TopicPartition> =
+            outbox.positions.iter().map(|p| (Arc::clone(&p.topic), p.partition)).collect();
+        let until = self.broker.now() + PATIENCE;
+        let committed = loop {
+            match self.broker.committed(&partitions) {
+                Ok(committed) => break committed,
+                Err(error) if error.transient && self.broker.now() < until => {
+                    tracing::debug!(%error, "committed positions after a doubt");
+                    self.broker.wait(Duration::from_millis(100));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let is = |id: &TaskId, offset: i64| {
+            committed.get(&id.input()).and_then(Option::as_ref).map(|c| c.next_offset)
+                == Some(offset)
+        };
+        let sent = |id: &TaskId| self.tasks.get(*id).map(|task| task.next_offset());
+        if touched.iter().all(|id| sent(id).is_some_and(|offset| is(id, offset))) {
+            tracing::info!("the doubtful transaction was committed; its state is kept");
+            self.keep(touched);
+            return Ok(Step::Committed);
+        }
+        let step = self.undo(touched)?;
+        for id in touched {
+            let Some(before) = self.tasks.get(*id).map(|task| task.next_offset()) else { continue };
+            let nothing = committed.get(&id.input()).is_none_or(Option::is_none);
+            if !nothing && !is(id, before) {
+                tracing::warn!(task = %id, "somebody else went on with this task; its state is read again");
+                self.forget(*id);
+                self.restore.add(*id, self.broker.now());
+            }
+        }
+        Ok(step)
+    }
+
+    fn note_blocks(&mut self, outbox: &Outbox, touched: &BTreeSet<TaskId>, written: &Written) {
+        for record in outbox.records.iter().filter(|r| r.topic == self.shared.state_topic) {
+            self.cuts.wrote(record.partition, record.size() as u64);
+        }
+        for id in touched {
+            let blocks = self.tasks.get(*id).map(|task| task.blocks());
+            if let (Some((sequence, needed)), Some(offset)) = (blocks, written.get(&id.partition)) {
+                self.cuts.confirmed(*id, sequence, *offset, needed);
+            }
+        }
+    }
+
+    /// Cuts the state log where it is worth it. What cannot be looked up now is cut next time.
+    fn cut_log(&mut self) -> Result<()> {
+        for id in self.cuts.due(self.shared.sizes.cut_after) {
+            // In this order: see `cut`.
+            let Ok(stable) = self.broker.state_log().stable_end(id.partition) else { continue };
+            let other = peer(id);
+            let Ok(committed) = self.broker.committed(&[other.input()]) else { continue };
+            let committed = committed.get(&other.input()).and_then(Option::as_ref);
+            let has_blocks = self.restore.has_seen(other);
+            if let Some(below) = self.cuts.below(id, stable, committed, has_blocks) {
+                self.broker.delete_records(id.partition, below);
+            }
+        }
+        Ok(())
     }
 }
 
-/// Why a task cannot go on: never a single bad record, always something that must be looked at.
-#[derive(Debug, thiserror::Error)]
-pub enum TaskError {
-    /// Money left the range of 128 bits.
-    #[error("{at}: {cause}")]
-    Overflow {
-        /// topic-partition@offset.
-        at: String,
-        /// What happened.
-        cause: SumOverflow,
-    },
-    /// Records of an internal topic are missing, doubled or not ours.
-    #[error("{at}: {what}")]
-    Broken {
-        /// topic-partition@offset.
-        at: String,
-        /// What is wrong.
-        what: String,
-    },
+fn halt(error: TaskError) -> Halt {
+    Halt(error.to_string())
+}
+
+fn ids(partitions: &[TopicPartition]) -> impl Iterator<Item = TaskId> + '_ {
+    partitions.iter().map(|(topic, partition)| TaskId::reading(topic, *partition))
+}
+
+fn names(partitions: &[TopicPartition]) -> String {
+    let names: Vec<String> = partitions.iter().map(|(t, p)| format!("{t}-{p}")).collect();
+    names.join(" ")
 }

@@ -1,49 +1,96 @@
 //! Stage 2: merges partials per group, for one partition of `caudal_parciales`.
 
-use crate::block::{Block, Entry};
-use crate::engine::{Shared, Stage, TaskError, TaskId};
+use crate::account_task::{Message, Source, version_header};
+use crate::block::{Block, Entries, Entry, Head};
 use crate::metrics::Counts;
+use crate::mutant::{self, Mutant};
 use crate::outputs::{Output, Outputs};
+use crate::plans::Plans;
+use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
+use crate::sweep::Sweep;
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::decode::Record;
 use caudal_core::ledger::{GroupLedger, read_count, write_count};
+use caudal_core::money::SumOverflow;
 use caudal_core::outbox::{OutRecord, Outbox};
 use caudal_core::sequence::{Sequence, Sequences};
-use caudal_query::group;
+use caudal_query::group::{self, Row};
 use caudal_query::merge::{MergeState, Merged};
 use caudal_query::partials::Partial;
+use caudal_query::plan::Emit;
+use caudal_query::table;
 use std::sync::Arc;
+
+/// Where a sweep has got to: in the entries of the query at this place, after this one.
+type Cursor = (usize, Option<table::Cursor>);
+
+/// All of a task that a batch changes, but its keyed state: small enough to be copied per batch.
+#[derive(Debug, Clone)]
+struct Progress {
+    next_offset: i64,
+    /// Number of the next block.
+    sequence: u64,
+    outputs: Outputs,
+    ledger: GroupLedger,
+    /// Each source partition as last told.
+    sources: Vec<Source>,
+    /// Watermark of each query. It never goes back, also when an idle partition returns with an
+    /// old stream time: a window that was closed stays closed.
+    watermarks: Vec<i64>,
+    sequences: Sequences,
+    sweep: Sweep<Cursor>,
+}
 
 /// The task and its state.
 #[derive(Debug)]
 pub struct GroupTask {
     shared: Arc<Shared>,
     id: TaskId,
-    next_offset: i64,
-    block_sequence: u64,
-    outputs: Outputs,
-    ledger: GroupLedger,
-    /// Stream time of each source partition as last told; `i64::MIN` of one never heard of.
-    stream_times: Vec<i64>,
-    sequences: Sequences,
+    plans: Plans,
+    at: Progress,
+    /// As it was before the batch; `None` between batches.
+    before: Option<Box<Progress>>,
     queries: Vec<MergeState>,
     /// What this batch counted, for metrics after its commit.
     pub counts: Counts,
 }
 
+/// A query that keeps windows open although they would be over by the newest source partition.
+#[derive(Debug, Clone)]
+pub struct Held<'a> {
+    /// The query.
+    pub query: &'a Query,
+    /// Start of its oldest open window in microseconds; `i64::MIN` when no window has closed yet.
+    pub window: i64,
+    /// The source partition that is waited for.
+    pub partition: i32,
+    /// That partition's stream time; `i64::MIN` when it was never heard of.
+    pub stream_time: i64,
+    /// How far the watermark is behind the newest stream time, in microseconds.
+    pub lag: i64,
+}
+
 impl GroupTask {
-    /// A task that starts at `next_offset` with no state.
+    /// A task with no state.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, partition: i32, next_offset: i64) -> GroupTask {
+    pub fn new(shared: Arc<Shared>, partition: i32) -> GroupTask {
         let id = TaskId { stage: Stage::Group, partition };
-        GroupTask {
-            id,
-            next_offset,
-            block_sequence: 0,
+        let unheard = Source { stream_time: i64::MIN, idle: 0 };
+        let at = Progress {
+            next_offset: 0,
+            sequence: 0,
             outputs: Outputs::new(id),
             ledger: GroupLedger::default(),
-            stream_times: vec![i64::MIN; usize::try_from(shared.partitions).unwrap_or(0)],
+            sources: vec![unheard; usize::try_from(shared.partitions).unwrap_or(0)],
+            watermarks: vec![i64::MIN; shared.global.len()],
             sequences: Sequences::default(),
+            sweep: Sweep::default(),
+        };
+        GroupTask {
+            id,
+            plans: Plans::new(&shared, Stage::Group),
+            at,
+            before: None,
             queries: shared.global.iter().map(|_| MergeState::default()).collect(),
             counts: Counts::default(),
             shared,
@@ -53,31 +100,64 @@ impl GroupTask {
     /// The next offset to read.
     #[must_use]
     pub fn next_offset(&self) -> i64 {
-        self.next_offset
+        self.at.next_offset
     }
 
     /// Sets where to read next (when a task has no state yet).
     pub fn set_next_offset(&mut self, next_offset: i64) {
-        self.next_offset = next_offset;
+        self.at.next_offset = next_offset;
     }
 
     /// Counts of this task since the beginning of its partition.
     #[must_use]
     pub fn ledger(&self) -> &GroupLedger {
-        &self.ledger
+        &self.at.ledger
     }
 
-    /// Number of groups in open windows.
+    /// Number of the last block, and of the first one that is still needed.
     #[must_use]
-    pub fn state_entries(&self) -> usize {
-        self.queries.iter().map(MergeState::len).sum()
+    pub fn blocks(&self) -> (u64, u64) {
+        (self.at.sequence.saturating_sub(1), self.at.sweep.complete_from())
     }
 
-    /// The lowest stream time of all source partitions: windows close by it. One that was never
-    /// heard of counts as minus infinity, so that its late start loses nothing.
+    /// Keys and bytes of state, by query.
     #[must_use]
-    pub fn watermark(&self) -> i64 {
-        self.stream_times.iter().copied().min().unwrap_or(i64::MIN)
+    pub fn state(&self) -> Vec<(&str, usize, usize)> {
+        let states = self.shared.global.iter().zip(&self.queries);
+        states.map(|(q, state)| (q.plan.name.as_str(), state.len(), state.bytes())).collect()
+    }
+
+    /// What a query waits for, for each that waits longer than a window and its grace.
+    pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
+        let newest = self.at.sources.iter().map(|s| s.stream_time).max().unwrap_or(i64::MIN);
+        let queries = self.shared.global.iter().zip(&self.queries).zip(&self.at.watermarks);
+        queries.filter_map(move |((query, state), watermark)| {
+            let window = &query.plan.window;
+            let slowest = self
+                .at
+                .sources
+                .iter()
+                .enumerate()
+                .filter(|(_, source)| counts(source, query))
+                .min_by_key(|(_, source)| source.stream_time)?;
+            let lag = newest.saturating_sub(*watermark);
+            let is_held = !state.is_empty() && lag > window.size.saturating_add(window.grace);
+            let open =
+                if *watermark == i64::MIN { i64::MIN } else { window.first_open(*watermark) };
+            is_held.then(|| Held {
+                query,
+                window: open,
+                partition: i32::try_from(slowest.0).unwrap_or(-1),
+                stream_time: slowest.1.stream_time,
+                lag,
+            })
+        })
+    }
+
+    fn begin(&mut self) {
+        if self.before.is_none() {
+            self.before = Some(Box::new(self.at.clone()));
+        }
     }
 
     /// Merges one record of partials.
@@ -85,185 +165,323 @@ impl GroupTask {
     /// # Errors
     /// [`TaskError`]: the topic is internal, so whatever is wrong with it must be looked at.
     pub fn process(&mut self, record: &Record, outbox: &mut Outbox) -> Result<(), TaskError> {
-        if record.offset < self.next_offset {
+        if record.offset < self.at.next_offset {
             return Ok(());
         }
-        let at =
-            || format!("{}-{}@{}", self.shared.partials_topic, record.partition, record.offset);
-        let broken = |what: String| TaskError::Broken { at: at(), what };
-        match self.sequences.observe(record) {
-            Sequence::Next => {}
-            Sequence::Repeat => return Err(broken("a record of partials came twice".into())),
+        self.begin();
+        self.check_sequence(record)?;
+        let message = Message::read(record.value.as_deref().unwrap_or_default())
+            .map_err(|e| self.broken(record, format!("not a record of partials: {e}")))?;
+        let source = usize::try_from(message.partition).ok();
+        let source = source.filter(|p| *p < self.at.sources.len()).ok_or_else(|| {
+            self.broken(record, format!("from source partition {}", message.partition))
+        })?;
+        self.at.next_offset = record.offset + 1;
+        self.counts.records_in += 1;
+        let shared = Arc::clone(&self.shared);
+        for (fingerprint, partials) in &message.partials {
+            // Sent under a definition that is not ours: the query was dropped or begun again.
+            let Some(place) = shared.global.iter().position(|q| q.fingerprint == *fingerprint)
+            else {
+                self.counts.stale += partials.len() as u64;
+                continue;
+            };
+            for partial in partials {
+                let merged = self.merge(place, partial, record.offset, outbox);
+                merged.map_err(|cause| self.overflow(record.offset, cause))?;
+            }
+        }
+        if let Some(told) = message.source {
+            let known = &mut self.at.sources[source];
+            known.stream_time = known.stream_time.max(told.stream_time);
+            known.idle = told.idle;
+            (0..self.queries.len()).for_each(|place| self.raise_watermark(place));
+        }
+        Ok(())
+    }
+
+    fn check_sequence(&mut self, record: &Record) -> Result<(), TaskError> {
+        match self.at.sequences.observe(record) {
+            Sequence::Next => Ok(()),
+            Sequence::Repeat => Err(self.broken(record, "a record of partials came twice".into())),
             Sequence::Gap { expected, found } => {
                 let what =
                     format!("records of partials are missing: expected {expected}, found {found}");
-                return Err(broken(what));
+                Err(self.broken(record, what))
             }
         }
-        let (partition, stream_time, partials) = read_partials(record.value.as_deref())
-            .map_err(|e| broken(format!("not a record of partials: {e}")))?;
-        let source = usize::try_from(partition).ok().filter(|p| *p < self.stream_times.len());
-        let source = source.ok_or_else(|| broken(format!("from source partition {partition}")))?;
-        if let Some((query, _)) = partials.iter().find(|(query, _)| *query >= self.queries.len()) {
-            return Err(broken(format!("names query {query}, which is not there")));
-        }
-        self.next_offset = record.offset + 1;
-        self.counts.records_in += 1;
-        for (query, partial) in &partials {
-            let merged = self.merge(*query, partial, record, outbox);
-            merged.map_err(|cause| TaskError::Overflow {
-                at: format!(
-                    "{}-{}@{}",
-                    self.shared.partials_topic, record.partition, record.offset
-                ),
-                cause,
-            })?;
-        }
-        self.stream_times[source] = self.stream_times[source].max(stream_time);
-        Ok(())
+    }
+
+    fn at_offset(&self, offset: i64) -> String {
+        format!("{}-{}@{offset}", self.shared.partials_topic, self.id.partition)
+    }
+
+    fn broken(&self, record: &Record, what: String) -> TaskError {
+        TaskError::Broken { at: self.at_offset(record.offset), what }
+    }
+
+    fn overflow(&self, offset: i64, cause: SumOverflow) -> TaskError {
+        TaskError::Overflow { at: self.at_offset(offset), cause }
+    }
+
+    /// Windows close by the lowest stream time of all source partitions that count for the query.
+    /// One that was never heard of is at minus infinity, so that its late start loses nothing. When
+    /// all of them are idle, the highest: nothing is expected any more.
+    fn raise_watermark(&mut self, place: usize) {
+        let (query, sources) = (&self.shared.global[place], &self.at.sources);
+        let lowest = sources
+            .iter()
+            .filter(|source| counts(source, query))
+            .filter(|source| {
+                let is_absent = source.stream_time == i64::MIN;
+                !(is_absent && mutant::is(Mutant::WatermarkIgnoresAbsentPartition))
+            })
+            .map(|source| source.stream_time)
+            .min();
+        let highest = || sources.iter().map(|source| source.stream_time).max();
+        let now = lowest.or_else(highest).unwrap_or(i64::MIN);
+        self.at.watermarks[place] = now.max(self.at.watermarks[place]);
     }
 
     fn merge(
         &mut self,
-        index: usize,
+        place: usize,
         partial: &Partial,
-        record: &Record,
+        offset: i64,
         outbox: &mut Outbox,
-    ) -> Result<(), caudal_core::money::SumOverflow> {
+    ) -> Result<(), SumOverflow> {
         let shared = Arc::clone(&self.shared);
-        let (watermark, query) = (self.watermark(), &shared.global[index]);
-        let merged = self.queries[index].merge(&query.plan, partial, watermark)?;
-        self.ledger.partials += 1;
-        self.ledger.records += u64::try_from(partial.values.count).unwrap_or(0);
-        if merged == Merged::TooLate {
-            self.ledger.too_late += 1;
-            self.counts.late += 1;
-            self.emit_row(index, partial, true, record.offset, outbox);
+        let (watermark, query) = (self.at.watermarks[place], &shared.global[place]);
+        let merged = self.queries[place].merge(&query.plan, partial, watermark)?;
+        self.at.ledger.partials += 1;
+        self.at.ledger.records += u64::try_from(partial.values.count).unwrap_or(0);
+        let until = match merged {
+            Merged::Merged => return Ok(()),
+            Merged::PartlyLate { until } => until,
+            Merged::TooLate => i64::MAX,
+        };
+        self.at.ledger.too_late += 1;
+        self.counts.late += 1;
+        for row in partial.rows(&query.plan.window, until) {
+            self.emit_row(place, &query.late_topic, &row, offset, outbox);
         }
         Ok(())
     }
 
     fn emit_row(
         &mut self,
-        index: usize,
-        row: &Partial,
-        too_late: bool,
+        place: usize,
+        topic: &Arc<str>,
+        row: &Row,
         offset: i64,
         outbox: &mut Outbox,
     ) {
         let shared = Arc::clone(&self.shared);
-        let query = &shared.global[index];
+        let query = &shared.global[place];
         // The group was written by this plan, so it has this plan's columns.
         let Some(values) = group::row(&query.plan, &row.group, row.start, &row.values) else {
             return;
         };
-        self.outputs.emit(
+        self.at.outputs.emit(
             outbox,
             Output {
-                topic: if too_late { &query.late_topic } else { &query.topic },
+                topic,
                 partition: self.id.partition,
                 key: Some(group::row_key(&row.group, row.start)),
                 value: Some(query.row_schema.encode(query.schema_id, &values)),
                 source: (self.id.partition, offset),
-                headers: Vec::new(),
+                headers: version_header(self.plans.version(place)),
             },
         );
     }
 
-    /// Closes the batch: changed rows, then the state block.
-    pub fn finish(&mut self, outbox: &mut Outbox) {
-        let (shared, watermark) = (Arc::clone(&self.shared), self.watermark());
-        let mut entries = Vec::new();
-        for (i, query) in shared.global.iter().enumerate() {
-            for row in self.queries[i].take_changed() {
-                self.emit_row(i, &row, false, self.next_offset - 1, outbox);
-                if !query.plan.window.is_closed(row.start, watermark) {
-                    entries.push(Entry::Total(i, row));
-                }
+    /// Closes the batch: changed or closed rows, then the state block.
+    ///
+    /// # Errors
+    /// [`TaskError::Overflow`].
+    pub fn finish(&mut self, outbox: &mut Outbox) -> Result<(), TaskError> {
+        let shared = Arc::clone(&self.shared);
+        let last_offset = self.at.next_offset - 1;
+        for (place, query) in shared.global.iter().enumerate() {
+            let state = &self.queries[place];
+            let rows = match query.plan.emit {
+                Emit::Changes => state.changed_rows(&query.plan),
+                Emit::Final => state.final_rows(&query.plan, self.at.watermarks[place]),
+            };
+            for row in rows.map_err(|cause| self.overflow(last_offset, cause))? {
+                self.emit_row(place, &query.topic, &row, last_offset, outbox);
             }
         }
-        self.evict();
-        let block = Block {
+        self.write_block(outbox);
+        Ok(())
+    }
+
+    fn write_block(&mut self, outbox: &mut Outbox) {
+        let shared = Arc::clone(&self.shared);
+        let mut entries = Entries::new(shared.sizes.block_part);
+        for (place, state) in self.queries.iter().enumerate() {
+            state.changed().for_each(|entry| entries.accumulator(place, |out| entry.write(out)));
+        }
+        let body = self.body();
+        let (queries, sequence) = (&self.queries, self.at.sequence);
+        self.at.sweep.go_on(sequence, body.len(), &mut entries, |cursor, entries| {
+            next_entry(queries, cursor, entries)
+        });
+        let head = Head {
             task: self.id,
-            sequence: self.block_sequence,
-            fingerprint: shared.fingerprint,
+            sequence,
+            complete_from: self.at.sweep.complete_from(),
+            rules: shared.rules,
             partitions: shared.partitions,
-            next_offset: self.next_offset,
-            body: self.body(),
-            entries,
+            plans: self.plans.states().to_vec(),
+            next_offset: self.at.next_offset,
+            table_offset: 0,
+            body,
         };
-        self.block_sequence += 1;
-        for part in block.into_parts() {
+        self.at.sequence += 1;
+        for part in entries.into_parts(&head) {
             outbox.records.push(OutRecord {
                 topic: Arc::clone(&shared.state_topic),
                 partition: self.id.partition,
                 key: Some(self.id.to_string().into_bytes()),
                 value: Some(part),
+                origin: None,
                 headers: Vec::new(),
             });
         }
     }
 
-    fn evict(&mut self) {
-        let watermark = self.watermark();
-        for (state, query) in self.queries.iter_mut().zip(&self.shared.global) {
-            state.evict(&query.plan, watermark);
-        }
-    }
-
     fn body(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.long(i64::try_from(self.stream_times.len()).unwrap_or(0));
-        self.stream_times.iter().for_each(|time| out.long(*time));
-        write_count(&mut out, self.sequences.last.len() as u64);
-        for (task, last) in &self.sequences.last {
+        write_count(&mut out, self.at.sources.len() as u64);
+        for source in &self.at.sources {
+            out.long(source.stream_time);
+            out.long(source.idle);
+        }
+        // By their place in the head's table of queries.
+        write_count(&mut out, self.at.watermarks.len() as u64);
+        self.at.watermarks.iter().for_each(|watermark| out.long(*watermark));
+        write_count(&mut out, self.at.sequences.last.len() as u64);
+        for (task, last) in &self.at.sequences.last {
             out.string(task);
             write_count(&mut out, *last);
         }
-        self.ledger.write(&mut out);
-        self.outputs.write(&mut out);
+        self.at.ledger.write(&mut out);
+        self.at.outputs.write(&mut out);
         out.into_bytes()
+    }
+
+    /// The batch is committed: forgets how to undo it, and drops what the watermarks close.
+    pub fn commit(&mut self) {
+        self.before = None;
+        let queries = self.queries.iter_mut().zip(&self.shared.global).zip(&self.at.watermarks);
+        queries.for_each(|((state, query), watermark)| state.commit(&query.plan, *watermark));
+    }
+
+    /// The batch is not committed: as if it had never been.
+    pub fn rollback(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.at = *before;
+        }
+        self.queries.iter_mut().for_each(MergeState::rollback);
+        self.counts = Counts::default();
     }
 
     /// Applies a block that was read back.
     ///
     /// # Errors
     /// When the block's body is damaged or names a query that is not there.
-    pub fn apply(&mut self, block: Block) -> Result<(), AvroError> {
-        let mut input = Reader::new(&block.body);
-        let times: Result<Vec<i64>, _> = (0..input.length()?).map(|_| input.long()).collect();
-        self.stream_times = times?;
-        self.sequences.last.clear();
-        for _ in 0..input.length()? {
-            let task = input.string()?.to_owned();
-            self.sequences.last.insert(task, read_count(&mut input)?);
+    pub fn apply(&mut self, block: &Block) -> Result<(), AvroError> {
+        let mapping = self.plans.follow(&block.head);
+        let is_whole = block.head.complete_from == block.head.sequence;
+        for place in 0..self.queries.len() {
+            if is_whole || mapping.emptied.contains(&place) {
+                self.queries[place] = MergeState::default();
+            }
+            if mapping.emptied.contains(&place) {
+                self.at.watermarks[place] = i64::MIN;
+            }
         }
-        self.ledger = GroupLedger::read(&mut input)?;
-        self.outputs.read(&mut input)?;
-        input.end()?;
-        for entry in block.entries {
-            let Entry::Total(i, total) = entry else {
+        self.read_body(&block.head.body, &mapping.places)?;
+        let queries = &mut self.queries;
+        block.for_each(|entry, input| {
+            let Entry::Accumulator(place) = entry else {
                 return Err(input.error("entry of stage 1 in a block of stage 2"));
             };
-            let state = self.queries.get_mut(i).ok_or(input.error("unknown query"))?;
-            state.restore(total.start, total.group, total.values);
+            let entry = Partial::read(input)?;
+            let ours = mapping.places.get(place).copied().flatten();
+            if let Some(state) = ours.and_then(|place| queries.get_mut(place)) {
+                state.restore(&entry);
+            }
+            Ok(())
+        })?;
+        self.at.next_offset = block.head.next_offset;
+        self.at.sequence = block.head.sequence + 1;
+        self.at.sweep = Sweep::resumed(block.head.complete_from);
+        self.commit();
+        Ok(())
+    }
+
+    fn read_body(&mut self, body: &[u8], places: &[Option<usize>]) -> Result<(), AvroError> {
+        let mut input = Reader::new(body);
+        let source =
+            |input: &mut Reader<'_>| Ok(Source { stream_time: input.long()?, idle: input.long()? });
+        let count = input.length()?;
+        let sources: Result<Vec<Source>, AvroError> =
+            (0..count).map(|_| source(&mut input)).collect();
+        self.at.sources = sources?;
+        for place in 0..input.length()? {
+            let watermark = input.long()?;
+            if let Some(ours) = places.get(place).copied().flatten() {
+                self.at.watermarks[ours] = watermark;
+            }
         }
-        self.next_offset = block.next_offset;
-        self.block_sequence = block.sequence + 1;
-        self.evict();
+        self.at.sequences.last.clear();
+        for _ in 0..input.length()? {
+            let task = input.string()?.to_owned();
+            self.at.sequences.last.insert(task, read_count(&mut input)?);
+        }
+        self.at.ledger = GroupLedger::read(&mut input)?;
+        self.at.outputs.read(&mut input)?;
+        input.end()
+    }
+
+    /// Compares the queries with those of the last block. One that begins now takes its first
+    /// watermark from the sources: what they have passed, it has missed.
+    ///
+    /// # Errors
+    /// What was changed, and what to do.
+    pub fn settle(&mut self, last: &Head) -> Result<(), String> {
+        self.plans.settle(last, &self.shared, Stage::Group)?;
+        for place in 0..self.queries.len() {
+            // Only those without state: a window that closes must give its row, in a batch.
+            if self.queries[place].is_empty() && self.at.watermarks[place] == i64::MIN {
+                self.raise_watermark(place);
+            }
+        }
+        self.commit();
         Ok(())
     }
 }
 
-type Partials = (i64, i64, Vec<(usize, Partial)>);
+/// Whether a source partition still counts for a query's watermark.
+fn counts(source: &Source, query: &Query) -> bool {
+    query.plan.idle_timeout.is_none_or(|timeout| source.idle < timeout)
+}
 
-fn read_partials(value: Option<&[u8]>) -> Result<Partials, AvroError> {
-    let mut input = Reader::new(value.unwrap_or_default());
-    let (partition, stream_time) = (input.long()?, input.long()?);
-    let mut partials = Vec::new();
-    while !input.is_at_end() {
-        let query = usize::try_from(input.long()?).map_err(|_| input.error("query"))?;
-        partials.push((query, Partial::read(&mut input)?));
+/// Writes the entry after a sweep's cursor.
+fn next_entry(
+    queries: &[MergeState],
+    cursor: Option<Cursor>,
+    entries: &mut Entries,
+) -> Option<Cursor> {
+    let (mut place, mut after) = cursor.unwrap_or((0, None));
+    while let Some(state) = queries.get(place) {
+        if let Some((cursor, entry)) = state.next_after(after) {
+            entries.accumulator(place, |out| entry.write(out));
+            return Some((place, Some(cursor)));
+        }
+        (place, after) = (place + 1, None);
     }
-    Ok((partition, stream_time, partials))
+    None
 }

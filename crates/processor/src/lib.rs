@@ -1,19 +1,29 @@
 //! The stream processor: stage 1 per account, stage 2 per group.
 //!
-//! [`engine`] and what it calls are pure (no I/O, no clock); [`run`] is the loop around it.
-//! Path of a record: `run` gathers a batch → [`tasks`] gives each record to its task →
-//! [`account_task`] or [`group_task`] fills the outbox → [`block`] closes it with the state →
-//! `run` commits all of it in one txn.
+//! [`tasks`] and what it calls are pure (no I/O, no clock); [`engine`] is the loop around it, over
+//! what it needs of Kafka ([`broker`]). Path of a record: `engine` gathers a batch → [`tasks`] gives
+//! each record to its task → [`account_task`] or [`group_task`] fills the outbox → [`block`] and
+//! [`sweep`] close it with the state → `engine` commits all of it in one txn.
 
 pub mod account_task;
 pub mod args;
 pub mod block;
+pub mod broker;
 pub mod catch_up;
+pub mod cut;
 pub mod engine;
 pub mod group_task;
+pub mod idle;
+pub mod kafka_broker;
 pub mod metrics;
 mod mutant;
 pub mod outputs;
+pub mod plans;
 pub mod restore;
 pub mod run;
+pub mod shared;
+pub mod status;
+pub mod sweep;
+pub mod tables;
 pub mod tasks;
+pub mod topics_check;

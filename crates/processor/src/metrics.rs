@@ -1,9 +1,11 @@
 //! Metrics of the processor. Counters move only after the commit of what they count.
 
+use crate::shared::Shared;
+use caudal_core::outbox::Outbox;
 use caudal_core::reject::Reason;
 use caudal_service::metrics::{counter, counter_vec, gauge, gauge_vec, seconds};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a batch counted, per task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +20,10 @@ pub struct Counts {
     pub rerouted: u64,
     /// Records (stage 1) or partials (stage 2) that missed a window.
     pub late: u64,
+    /// Records that a join left out, because the reference table has no row for them.
+    pub unjoined: u64,
+    /// Partials of a query that was dropped or changed since they were sent.
+    pub stale: u64,
     /// Dead letters.
     pub dead: BTreeMap<Reason, u64>,
 }
@@ -36,6 +42,14 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     late: IntCounter,
     partials: IntCounter,
+    stale: IntCounter,
+    unjoined: IntCounter,
+    restore_records: IntCounter,
+    restore_bytes: IntCounter,
+    /// Records of the state log still to read.
+    pub restore_left: IntGauge,
+    state_bytes: IntGaugeVec,
+    windows_held: IntGaugeVec,
     transactions: IntCounterVec,
     /// Seconds from begin to commit returned.
     pub commit_duration: Histogram,
@@ -45,12 +59,10 @@ pub struct Metrics {
     pub restore_duration: Histogram,
     /// Tasks by state.
     tasks: IntGaugeVec,
-    /// Entries of state.
-    pub state_entries: IntGauge,
-    /// Records written per commit, outputs and blocks.
-    pub outputs: IntCounter,
-    /// Partitions touched by the last commit.
-    pub partitions_touched: IntGauge,
+    state_entries: IntGaugeVec,
+    outputs: IntCounterVec,
+    rerouted: IntCounter,
+    partitions_touched: IntGauge,
     /// Rebalances that changed the assignment.
     pub rebalances: IntCounter,
 }
@@ -111,16 +123,56 @@ impl Metrics {
                 "Tasks of this instance by state",
                 &["state"],
             )?,
-            state_entries: gauge(
+            restore_records: counter(
+                r,
+                "caudal_processor_restore_records_total",
+                "Records of the state log read to restore tasks",
+            )?,
+            restore_bytes: counter(
+                r,
+                "caudal_processor_restore_bytes_total",
+                "Bytes of the state log read to restore tasks",
+            )?,
+            restore_left: gauge(
+                r,
+                "caudal_processor_restore_remaining_records",
+                "Offsets of the state log still to read before every task runs",
+            )?,
+            state_entries: gauge_vec(
                 r,
                 "caudal_processor_state_entries",
-                "Ids, panes and totals in memory",
+                "Ids, panes and totals in memory by query (dedup: the ids)",
+                &["query"],
             )?,
-            outputs: counter(
+            state_bytes: gauge_vec(
+                r,
+                "caudal_processor_state_bytes",
+                "Bytes of state in memory by query (dedup: the ids), as estimated",
+                &["query"],
+            )?,
+            windows_held: gauge_vec(
+                r,
+                "caudal_processor_windows_held",
+                "Windows that would be over by the newest source partition, and wait for others",
+                &["query"],
+            )?,
+            stale: counter(
+                r,
+                "caudal_processor_stale_partials_total",
+                "Partials of a query that was dropped or changed since they were sent",
+            )?,
+            unjoined: counter(
+                r,
+                "caudal_processor_unjoined_records_total",
+                "Records that a join left out for want of a row in the reference table",
+            )?,
+            outputs: counter_vec(
                 r,
                 "caudal_processor_outputs_total",
-                "Records written by committed transactions, state blocks included",
+                "Records written by committed transactions by topic, state blocks included",
+                &["topic"],
             )?,
+            rerouted: IntCounter::new("rerouted", "records moved to their key's partition")?,
             partitions_touched: gauge(
                 r,
                 "caudal_processor_partitions_touched",
@@ -132,6 +184,7 @@ impl Metrics {
                 "Changes of this instance's assignment",
             )?,
         };
+        metrics.state("dedup", 0, 0);
         for outcome in ["ok", "duplicate", "rerouted", "dlq"] {
             metrics.records.with_label_values(&[outcome]).inc_by(0);
         }
@@ -156,12 +209,57 @@ impl Metrics {
             self.dead_letters.with_label_values(&[reason.as_str()]).inc_by(*n);
         }
         self.late.inc_by(counts.late);
+        self.unjoined.inc_by(counts.unjoined);
     }
 
     /// Moves the counters by what a committed batch of stage 2 counted.
     pub fn group(&self, counts: &Counts) {
         self.partials.inc_by(counts.records_in);
         self.late.inc_by(counts.late);
+        self.stale.inc_by(counts.stale);
+    }
+
+    /// Counts a committed txn and what it wrote.
+    pub fn committed(&self, outbox: &Outbox, shared: &Shared) {
+        self.transaction("committed");
+        let mut written: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut partitions = BTreeSet::new();
+        for record in &outbox.records {
+            *written.entry(&record.topic).or_default() += 1;
+            partitions.insert((&*record.topic, record.partition));
+        }
+        for (topic, count) in &written {
+            self.outputs.with_label_values(&[topic]).inc_by(*count);
+        }
+        self.rerouted.inc_by(written.get(&*shared.input_topic).copied().unwrap_or(0));
+        self.partitions_touched.set(i64::try_from(partitions.len()).unwrap_or(0));
+    }
+
+    /// Records moved to their key's partition so far.
+    #[must_use]
+    pub fn rerouted(&self) -> u64 {
+        self.rerouted.get()
+    }
+
+    /// Counts what was read of the state log.
+    pub fn restored(&self, records: u64, bytes: u64) {
+        self.restore_records.inc_by(records);
+        self.restore_bytes.inc_by(bytes);
+    }
+
+    /// Sets the size of a query's state.
+    pub fn state(&self, query: &str, keys: usize, bytes: usize) {
+        let set = |gauge: &IntGaugeVec, value: usize| {
+            gauge.with_label_values(&[query]).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.state_entries, keys);
+        set(&self.state_bytes, bytes);
+    }
+
+    /// Sets how many windows of a query wait for a source partition.
+    pub fn held(&self, query: &str, windows: usize) {
+        let windows = i64::try_from(windows).unwrap_or(i64::MAX);
+        self.windows_held.with_label_values(&[query]).set(windows);
     }
 
     /// Counts a txn by its result: committed, aborted or doubtful.

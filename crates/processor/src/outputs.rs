@@ -1,17 +1,16 @@
 //! Output records with their headers: who wrote them, as the how-manieth, because of what.
 
-use crate::engine::TaskId;
+use crate::shared::TaskId;
 use caudal_core::avro::{AvroError, Reader, Writer};
-use caudal_core::headers;
 use caudal_core::ledger::{read_count, write_count};
-use caudal_core::outbox::{OutRecord, Outbox};
+use caudal_core::outbox::{Origin, OutRecord, Outbox};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Numbers a task's outputs, contiguously per topic-partition.
 #[derive(Debug, Clone)]
 pub struct Outputs {
-    task: String,
+    task: Arc<str>,
     next: BTreeMap<(Arc<str>, i32), u64>,
 }
 
@@ -36,25 +35,22 @@ impl Outputs {
     /// Of a task that has written nothing yet.
     #[must_use]
     pub fn new(task: TaskId) -> Outputs {
-        Outputs { task: task.to_string(), next: BTreeMap::new() }
+        Outputs { task: task.to_string().into(), next: BTreeMap::new() }
     }
 
     /// Numbers an output and puts it into the outbox.
     pub fn emit(&mut self, outbox: &mut Outbox, output: Output<'_>) {
         let next = self.next.entry((Arc::clone(output.topic), output.partition)).or_insert(0);
-        let mut all = Vec::with_capacity(3 + output.headers.len());
-        all.push((headers::TASK, self.task.clone().into_bytes()));
-        all.push((headers::SEQUENCE, next.to_string().into_bytes()));
         let (partition, offset) = output.source;
-        all.push((headers::SOURCE, format!("{partition}@{offset}").into_bytes()));
-        all.extend(output.headers);
+        let origin = Origin { task: Arc::clone(&self.task), sequence: *next, partition, offset };
         *next += 1;
         outbox.records.push(OutRecord {
             topic: Arc::clone(output.topic),
             partition: output.partition,
             key: output.key,
             value: output.value,
-            headers: all,
+            origin: Some(origin),
+            headers: output.headers,
         });
     }
 

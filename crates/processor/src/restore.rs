@@ -3,36 +3,41 @@
 //! In this order, per task (design: "Taking over a task"):
 //! 1. the committed offset, through a read_committed client that waits for stable offsets;
 //! 2. the end of the task's partition of `caudal_estado`, as a read_uncommitted client sees it;
-//! 3. the state blocks up to that end, once every txn below it has ended ([`LogReader`]);
+//! 3. the state blocks up to that end, once every txn below it has ended
+//!    ([`caudal_kafka::log_reader::LogReader`]);
 //! 4. the last block's next offset must equal the committed offset.
 //!
 //! Why (1) comes before (2): a predecessor's txn holds both. Read after the offset, the log's end
 //! lies at or beyond whatever that offset's txn wrote; read before it, a txn could end in between,
 //! and its offset would meet a log without its block.
 //!
-//! Tasks are restored in slices between polls, so that other tasks go on.
+//! Tasks are restored in slices between polls, so that other tasks go on. Memory is bounded: each
+//! block is applied as it comes, and what its own stream time closes is dropped at once.
 
 use crate::args::Adopt;
-use crate::block::{Assembler, check_compatible, task_of};
-use crate::engine::{Shared, TaskId};
+use crate::block::{Assembler, Head, check_compatible, task_of};
+use crate::broker::Broker;
+use crate::shared::{Shared, TaskId};
 use crate::tasks::Task;
 use anyhow::{Context as _, Result};
 use caudal_core::decode::Record;
 use caudal_kafka::TopicPartition;
-use caudal_kafka::args::{Isolation, Kafka};
-use caudal_kafka::consumer::GroupConsumer;
-use caudal_kafka::log_reader::{Event, LogReader};
-use caudal_kafka::offsets::Offsets;
+use caudal_kafka::log_reader::Event;
+use caudal_kafka::offsets::Committed;
 use caudal_service::exit::Halt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How often a long restore says how far it is.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 struct Restoring {
     task: Task,
     assembler: Assembler,
+    last: Option<Head>,
     blocks: u64,
-    committed: Option<i64>,
+    committed: Option<Committed>,
     since: Instant,
 }
 
@@ -42,52 +47,55 @@ pub struct Restored {
     pub id: TaskId,
     /// With its state.
     pub task: Task,
-    /// How long it took.
-    pub took: Duration,
+    /// When it was assigned.
+    pub since: Instant,
+    /// What its predecessor said of the state log ([`crate::cut`]).
+    pub metadata: String,
+    /// The reference table's offset that its last block was joined with.
+    pub table_offset: i64,
 }
 
 /// Restores tasks from the state log.
 pub struct Restore {
     shared: Arc<Shared>,
     adopt: Option<Adopt>,
-    reader: LogReader,
-    ends: Offsets,
     /// Assigned, not begun: with the time since when.
     waiting: BTreeMap<TaskId, Instant>,
     /// Being read. Both stages of one number share a partition of the log, and so a reading.
     reading: BTreeMap<TaskId, Restoring>,
+    /// Partitions of the log that have been seen to hold blocks, by stage.
+    seen: BTreeSet<TaskId>,
+    said: Option<Instant>,
 }
 
 impl Restore {
     /// Nothing to restore yet.
-    ///
-    /// # Errors
-    /// When a client cannot be made.
-    pub fn new(kafka: &Kafka, shared: Arc<Shared>, adopt: Option<Adopt>) -> Result<Restore> {
-        Ok(Restore {
-            reader: LogReader::connect(kafka, &shared.state_topic)?,
-            ends: Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-restore")?,
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, adopt: Option<Adopt>) -> Restore {
+        Restore {
             shared,
             adopt,
             waiting: BTreeMap::new(),
             reading: BTreeMap::new(),
-        })
+            seen: BTreeSet::new(),
+            said: None,
+        }
     }
 
-    /// A task to restore.
-    pub fn add(&mut self, id: TaskId) {
-        self.waiting.insert(id, Instant::now());
+    /// A task to restore, assigned at `now`.
+    pub fn add(&mut self, id: TaskId, now: Instant) {
+        self.waiting.insert(id, now);
     }
 
     /// Forgets a task that was revoked meanwhile.
     ///
     /// # Errors
     /// When the reader cannot drop its partition.
-    pub fn remove(&mut self, id: TaskId) -> Result<()> {
+    pub fn remove<B: Broker>(&mut self, id: TaskId, broker: &mut B) -> Result<()> {
         self.waiting.remove(&id);
         self.reading.remove(&id);
         if !self.is_reading(id.partition) {
-            self.reader.remove(id.partition)?;
+            broker.state_log().remove(id.partition)?;
         }
         Ok(())
     }
@@ -104,6 +112,12 @@ impl Restore {
         self.len() == 0
     }
 
+    /// Whether a block of the task was seen in the log while any task of its number was restored.
+    #[must_use]
+    pub fn has_seen(&self, id: TaskId) -> bool {
+        self.seen.contains(&id)
+    }
+
     fn is_reading(&self, partition: i32) -> bool {
         self.reading.keys().any(|id| id.partition == partition)
     }
@@ -112,13 +126,13 @@ impl Restore {
     ///
     /// # Errors
     /// [`Halt`] when state and committed offsets do not agree, or a block is missing or damaged.
-    pub fn step(&mut self, consumer: &GroupConsumer, slice: Duration) -> Result<Vec<Restored>> {
-        self.begin_waiting(consumer)?;
-        let (reading, shared) = (&mut self.reading, &self.shared);
+    pub fn step<B: Broker>(&mut self, broker: &mut B, slice: Duration) -> Result<Vec<Restored>> {
+        self.begin_waiting(broker)?;
+        let (reading, seen, shared) = (&mut self.reading, &mut self.seen, &self.shared);
         let mut ended: Vec<i32> = Vec::new();
-        self.reader.step(slice, |event| -> Result<()> {
+        broker.state_log().step(slice, |event| -> Result<()> {
             match event {
-                Event::Record(record) => apply(reading, shared, &record),
+                Event::Record(record) => apply(reading, seen, shared, &record),
                 Event::End(partition) => {
                     ended.push(partition);
                     Ok(())
@@ -131,23 +145,43 @@ impl Restore {
                 self.reading.keys().copied().filter(|id| id.partition == partition).collect();
             for id in ids {
                 let Some(done) = self.reading.remove(&id) else { continue };
-                restored.push(self.finish(id, done)?);
+                restored.push(self.finish(id, done, broker)?);
             }
         }
+        self.say_progress(broker);
         Ok(restored)
+    }
+
+    fn say_progress<B: Broker>(&mut self, broker: &mut B) {
+        let now = broker.now();
+        if self.is_empty() {
+            self.said = None;
+            return;
+        }
+        let said = *self.said.get_or_insert(now);
+        if now.saturating_duration_since(said) < PROGRESS {
+            return;
+        }
+        self.said = Some(now);
+        let log = broker.state_log();
+        tracing::info!(
+            tasks = self.len(),
+            read_mib = log.bytes_read() / (1024 * 1024),
+            records_left = log.remaining(),
+            "restoring"
+        );
     }
 
     /// Begins every waiting task whose partition is not being read already: a reading that has
     /// begun has passed records that the newcomer needs.
-    fn begin_waiting(&mut self, consumer: &GroupConsumer) -> Result<()> {
+    fn begin_waiting<B: Broker>(&mut self, broker: &mut B) -> Result<()> {
         let ids: Vec<TaskId> =
             self.waiting.keys().copied().filter(|id| !self.is_reading(id.partition)).collect();
         if ids.is_empty() {
             return Ok(());
         }
-        let partitions: Vec<TopicPartition> =
-            ids.iter().map(|id| (id.stage.input().into(), id.partition)).collect();
-        let committed = match consumer.committed(&partitions) {
+        let partitions: Vec<TopicPartition> = ids.iter().map(|id| id.input()).collect();
+        let mut committed = match broker.committed(&partitions) {
             Ok(committed) => committed,
             // An error never means "nothing committed": ask again next time.
             Err(error) if error.transient => {
@@ -158,66 +192,90 @@ impl Restore {
         };
         for (id, partition) in ids.into_iter().zip(partitions) {
             let Some(since) = self.waiting.remove(&id) else { continue };
-            let committed =
-                committed.get(&partition).and_then(|c| c.as_ref().map(|c| c.next_offset));
-            let task = Task::new(id, &self.shared);
-            let assembler = Assembler::default();
-            self.reading.insert(id, Restoring { task, assembler, blocks: 0, committed, since });
-            self.reader.add(id.partition, None);
+            let committed = committed.remove(&partition).flatten();
+            let restoring = Restoring {
+                task: Task::new(id, &self.shared),
+                assembler: Assembler::default(),
+                last: None,
+                blocks: 0,
+                committed,
+                since,
+            };
+            self.reading.insert(id, restoring);
+            broker.state_log().add(id.partition, None);
         }
         Ok(())
     }
 
-    fn finish(&self, id: TaskId, mut done: Restoring) -> Result<Restored> {
-        done.assembler.finish().map_err(|e| halt(id, &e.to_string()))?;
-        let input = format!("{}-{}", id.stage.input(), id.partition);
-        let from_state = (done.blocks > 0).then(|| done.task.next_offset());
-        let start = match (from_state, done.committed) {
-            (None, None) => {
-                let (first, _) = self.ends.watermarks(id.stage.input(), id.partition)?;
-                first
-            }
+    fn finish<B: Broker>(
+        &self,
+        id: TaskId,
+        mut done: Restoring,
+        broker: &mut B,
+    ) -> Result<Restored> {
+        done.assembler.finish(id).map_err(|e| halt(id, &e.to_string()))?;
+        if let Some(last) = &done.last {
+            check_compatible(last, &self.shared).map_err(|what| halt(id, &what))?;
+            done.task.settle(last).map_err(|what| halt(id, &what))?;
+        }
+        let table_offset = done.last.as_ref().map_or(0, |last| last.table_offset);
+        let from_state = done.last.as_ref().map(|last| last.next_offset);
+        let committed = done.committed.as_ref().map(|c| c.next_offset);
+        let start = match (from_state, committed) {
+            (None, None) => broker.first_offset(&id.input())?,
             // A block and nothing committed (the group was deleted): the block wins.
             (Some(state), None) => state,
             (Some(state), Some(committed)) if state == committed => state,
-            (state, Some(committed)) => match (self.adopt, state) {
-                (Some(Adopt::State), Some(state)) => state,
-                (Some(Adopt::Group), _) => committed,
-                _ => {
-                    let state =
-                        state.map_or("no state".into(), |s| format!("the state ends at {s}"));
-                    return Err(halt(
-                        id,
-                        &format!(
-                            "{state}, but group caudal-processor has committed {committed} of {input}. \
-                         One of them was changed from outside. Run once with --adopt state (repeats \
-                         or skips input to match the state) or --adopt group (keeps the offset; \
-                         totals may be wrong)"
-                        ),
-                    ));
-                }
-            },
+            (state, Some(committed)) => self.disagreement(id, state, committed)?,
         };
         done.task.set_next_offset(start);
-        tracing::info!(task = %id, blocks = done.blocks, start, "restored {input}");
-        Ok(Restored { id, task: done.task, took: done.since.elapsed() })
+        tracing::info!(task = %id, blocks = done.blocks, start, "restored");
+        Ok(Restored {
+            id,
+            task: done.task,
+            since: done.since,
+            metadata: done.committed.map(|c| c.metadata).unwrap_or_default(),
+            table_offset,
+        })
+    }
+
+    fn disagreement(&self, id: TaskId, state: Option<i64>, committed: i64) -> Result<i64> {
+        match (self.adopt, state) {
+            (Some(Adopt::State), Some(state)) => return Ok(state),
+            (Some(Adopt::Group), _) => return Ok(committed),
+            _ => {}
+        }
+        let (topic, partition) = id.input();
+        let state = state.map_or("no state".into(), |s| format!("the state ends at {s}"));
+        Err(halt(
+            id,
+            &format!(
+                "{state}, but group caudal-processor has committed {committed} of \
+                 {topic}-{partition}. One of them was changed from outside. Run once with --adopt \
+                 state (repeats or skips input to match the state) or --adopt group (keeps the \
+                 offset; totals may be wrong)"
+            ),
+        ))
     }
 }
 
 fn apply(
     reading: &mut BTreeMap<TaskId, Restoring>,
+    seen: &mut BTreeSet<TaskId>,
     shared: &Shared,
     record: &Record,
 ) -> Result<()> {
     let at = || format!("{}-{}@{}", shared.state_topic, record.partition, record.offset);
     let part = record.value.as_deref().unwrap_or_default();
     let id = task_of(part).map_err(|e| Halt(format!("{}: {e}", at())))?;
+    seen.insert(id);
     let Some(restoring) = reading.get_mut(&id) else { return Ok(()) };
     let block = restoring.assembler.add(part).map_err(|e| Halt(format!("{}: {e}", at())))?;
     let Some(block) = block else { return Ok(()) };
-    check_compatible(&block, shared).map_err(|what| Halt(format!("{}: {what}", at())))?;
     restoring.blocks += 1;
-    restoring.task.apply(block).with_context(at).map_err(|e| Halt(format!("{e:#}")).into())
+    let applied = restoring.task.apply(&block).with_context(at);
+    restoring.last = Some(block.head);
+    applied.map_err(|e| Halt(format!("{e:#}")).into())
 }
 
 fn halt(id: TaskId, what: &str) -> anyhow::Error {

@@ -1,15 +1,16 @@
-//! The tasks of this instance that run.
+//! The tasks of this engine that run.
 
 use crate::account_task::AccountTask;
-use crate::block::Block;
-use crate::engine::{Shared, Stage, TaskError, TaskId};
+use crate::block::{Block, Head};
 use crate::group_task::GroupTask;
 use crate::metrics::Metrics;
+use crate::shared::{Shared, Stage, TaskError, TaskId};
+use crate::tables::Tables;
 use caudal_core::avro::AvroError;
 use caudal_core::decode::Record;
 use caudal_core::outbox::{Outbox, Position};
 use caudal_kafka::TopicPartition;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A task of either stage.
@@ -21,14 +22,24 @@ pub enum Task {
     Group(Box<GroupTask>),
 }
 
+/// Calls a method that both stages have.
+macro_rules! each {
+    ($task:expr, $bound:ident => $call:expr) => {
+        match $task {
+            Task::Account($bound) => $call,
+            Task::Group($bound) => $call,
+        }
+    };
+}
+
 impl Task {
     /// A task without state.
     #[must_use]
     pub fn new(id: TaskId, shared: &Arc<Shared>) -> Task {
         let shared = Arc::clone(shared);
         match id.stage {
-            Stage::Account => Task::Account(Box::new(AccountTask::new(shared, id.partition, 0))),
-            Stage::Group => Task::Group(Box::new(GroupTask::new(shared, id.partition, 0))),
+            Stage::Account => Task::Account(Box::new(AccountTask::new(shared, id.partition))),
+            Stage::Group => Task::Group(Box::new(GroupTask::new(shared, id.partition))),
         }
     }
 
@@ -36,49 +47,76 @@ impl Task {
     ///
     /// # Errors
     /// When the block is damaged.
-    pub fn apply(&mut self, block: Block) -> Result<(), AvroError> {
-        match self {
-            Task::Account(task) => task.apply(block),
-            Task::Group(task) => task.apply(block),
-        }
+    pub fn apply(&mut self, block: &Block) -> Result<(), AvroError> {
+        each!(self, task => task.apply(block))
+    }
+
+    /// Compares its queries with those of the last block.
+    ///
+    /// # Errors
+    /// What was changed, and what to do.
+    pub fn settle(&mut self, last: &Head) -> Result<(), String> {
+        each!(self, task => task.settle(last))
     }
 
     /// The next input offset.
     #[must_use]
     pub fn next_offset(&self) -> i64 {
-        match self {
-            Task::Account(task) => task.next_offset(),
-            Task::Group(task) => task.next_offset(),
-        }
+        each!(self, task => task.next_offset())
     }
 
     /// Sets where a task without state begins.
     pub fn set_next_offset(&mut self, next_offset: i64) {
-        match self {
-            Task::Account(task) => task.set_next_offset(next_offset),
-            Task::Group(task) => task.set_next_offset(next_offset),
-        }
+        each!(self, task => task.set_next_offset(next_offset));
     }
 
-    fn process(&mut self, record: &Record, outbox: &mut Outbox) -> Result<(), TaskError> {
+    /// Number of its last block, and that of the first one it still needs.
+    #[must_use]
+    pub fn blocks(&self) -> (u64, u64) {
+        each!(self, task => task.blocks())
+    }
+
+    fn process(
+        &mut self,
+        record: &Record,
+        tables: &Tables,
+        outbox: &mut Outbox,
+    ) -> Result<(), TaskError> {
         match self {
-            Task::Account(task) => task.process(record, outbox),
+            Task::Account(task) => task.process(record, tables, outbox),
             Task::Group(task) => task.process(record, outbox),
         }
     }
 
-    fn finish(&mut self, outbox: &mut Outbox) {
+    fn finish(&mut self, tables: &Tables, outbox: &mut Outbox) -> Result<(), TaskError> {
         match self {
-            Task::Account(task) => task.finish(outbox),
+            Task::Account(task) => task.finish(tables.offset(), outbox),
             Task::Group(task) => task.finish(outbox),
         }
     }
 
-    fn state_entries(&self) -> usize {
+    /// Makes the input record at this offset a dead letter: what it leads to cannot be written.
+    /// False when that is so already, or when it is none of stage 1's.
+    pub fn refuse(&mut self, offset: i64, why: &str) -> bool {
         match self {
-            Task::Account(task) => task.state_entries(),
-            Task::Group(task) => task.state_entries(),
+            Task::Account(task) => task.refuse_at(offset, why),
+            Task::Group(_) => false,
         }
+    }
+
+    /// The batch is committed: forgets how to undo it, and drops what it closed.
+    pub fn commit(&mut self) {
+        each!(self, task => task.commit());
+    }
+
+    /// The batch is aborted: as if it had never been.
+    pub fn rollback(&mut self) {
+        each!(self, task => task.rollback());
+    }
+
+    /// Keys and bytes of state, by query.
+    pub fn state(&self) -> Vec<(&str, usize, usize)> {
+        each!(self, task => task.state())
     }
 }
 
@@ -99,9 +137,15 @@ impl Tasks {
         self.running.remove(&id);
     }
 
-    /// Drops every task: an aborted batch leaves no memory. Gives their ids, to be restored.
-    pub fn reset(&mut self) -> Vec<TaskId> {
-        std::mem::take(&mut self.running).into_keys().collect()
+    /// A running task.
+    #[must_use]
+    pub fn get(&self, id: TaskId) -> Option<&Task> {
+        self.running.get(&id)
+    }
+
+    /// A running task.
+    pub fn get_mut(&mut self, id: TaskId) -> Option<&mut Task> {
+        self.running.get_mut(&id)
     }
 
     /// Number of running tasks.
@@ -116,56 +160,95 @@ impl Tasks {
         self.running.is_empty()
     }
 
-    /// Ids and next offsets of the running tasks.
-    pub fn positions(&self) -> impl Iterator<Item = (TaskId, i64)> + '_ {
-        self.running.iter().map(|(id, task)| (*id, task.next_offset()))
+    /// The running tasks.
+    pub fn iter(&self) -> impl Iterator<Item = (TaskId, &Task)> {
+        self.running.iter().map(|(id, task)| (*id, task))
     }
 
-    /// Processes a batch: pure, no I/O, no clock. Every task that had a record adds its outputs,
-    /// its state block and its input position.
+    /// Processes records from the front of `records` until there are none or the outbox is full:
+    /// pure, no I/O, no clock. Every task that had a record adds its outputs, its state block and
+    /// its input position, and is among `touched`.
     ///
     /// # Errors
     /// [`TaskError`].
-    pub fn process(&mut self, batch: &[(TopicPartition, Record)]) -> Result<Outbox, TaskError> {
+    pub fn process(
+        &mut self,
+        shared: &Shared,
+        records: &mut VecDeque<(TopicPartition, Record)>,
+        tables: &Tables,
+    ) -> Result<(Outbox, BTreeSet<TaskId>), TaskError> {
         let mut outbox = Outbox::default();
         let mut touched = BTreeSet::new();
-        for ((topic, partition), record) in batch {
-            let stage = if topic.as_ref() == Stage::Account.input() {
-                Stage::Account
-            } else {
-                Stage::Group
-            };
-            let id = TaskId { stage, partition: *partition };
+        let (mut bytes, mut counted) = (0, 0);
+        while let Some(((topic, partition), record)) = records.pop_front() {
+            let id = TaskId::reading(&topic, partition);
             // A partition whose task is not here delivers nothing: it is paused.
             let Some(task) = self.running.get_mut(&id) else { continue };
             let before = task.next_offset();
-            task.process(record, &mut outbox)?;
+            task.process(&record, tables, &mut outbox)?;
             if task.next_offset() != before {
                 touched.insert(id);
             }
+            bytes += outbox.records[counted..].iter().map(|r| r.size()).sum::<usize>();
+            counted = outbox.records.len();
+            if bytes >= shared.sizes.outbox || counted >= shared.sizes.outbox_records {
+                break;
+            }
         }
+        self.finish(&touched, tables, &mut outbox)?;
+        Ok((outbox, touched))
+    }
+
+    /// Declares that the partitions of these stage-1 tasks have been silent for `idle`
+    /// microseconds at their confirmed ends.
+    ///
+    /// # Errors
+    /// [`TaskError`].
+    pub fn declare_idle(
+        &mut self,
+        idle: &[(TaskId, i64)],
+        tables: &Tables,
+    ) -> Result<(Outbox, BTreeSet<TaskId>), TaskError> {
+        let mut outbox = Outbox::default();
+        let mut touched = BTreeSet::new();
+        for (id, idle) in idle {
+            if let Some(Task::Account(task)) = self.running.get_mut(id) {
+                task.declare_idle(*idle);
+                touched.insert(*id);
+            }
+        }
+        self.finish(&touched, tables, &mut outbox)?;
+        Ok((outbox, touched))
+    }
+
+    fn finish(
+        &mut self,
+        touched: &BTreeSet<TaskId>,
+        tables: &Tables,
+        outbox: &mut Outbox,
+    ) -> Result<(), TaskError> {
         for id in touched {
-            let Some(task) = self.running.get_mut(&id) else { continue };
-            task.finish(&mut outbox);
+            let Some(task) = self.running.get_mut(id) else { continue };
+            task.finish(tables, outbox)?;
+            let (topic, partition) = id.input();
             outbox.positions.push(Position {
-                topic: id.stage.input().into(),
-                partition: id.partition,
+                topic,
+                partition,
                 next_offset: task.next_offset(),
                 metadata: String::new(),
             });
         }
-        Ok(outbox)
+        Ok(())
     }
 
-    /// Moves the metrics by what the tasks counted since the last call: after a commit.
-    pub fn count(&mut self, metrics: &Metrics) {
-        for task in self.running.values_mut() {
-            match task {
-                Task::Account(task) => metrics.account(&std::mem::take(&mut task.counts)),
-                Task::Group(task) => metrics.group(&std::mem::take(&mut task.counts)),
+    /// Moves the metrics by what these tasks counted in a batch: after its commit.
+    pub fn count(&mut self, touched: &BTreeSet<TaskId>, metrics: &Metrics) {
+        for id in touched {
+            match self.running.get_mut(id) {
+                Some(Task::Account(task)) => metrics.account(&std::mem::take(&mut task.counts)),
+                Some(Task::Group(task)) => metrics.group(&std::mem::take(&mut task.counts)),
+                None => {}
             }
         }
-        let entries: usize = self.running.values().map(Task::state_entries).sum();
-        metrics.state_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
     }
 }

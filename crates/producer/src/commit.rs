@@ -81,6 +81,13 @@ impl Committer {
                         self.source
                     ));
                 }
+                Err(TxnError::Refused(refusal)) if refusal.is_of_record() => {
+                    return Err(Halt(refusal.to_string()).into());
+                }
+                Err(TxnError::Refused(refusal)) => {
+                    self.metrics.ended(Ending::Aborted);
+                    refusal.to_string()
+                }
                 Err(TxnError::Aborted(why)) => {
                     self.metrics.ended(Ending::Aborted);
                     why

@@ -55,6 +55,7 @@ impl Progress {
     pub fn to_record(&self) -> Result<OutRecord> {
         let value = serde_json::to_vec(self).context("progress")?;
         Ok(OutRecord {
+            origin: None,
             topic: Arc::from(topics::PROGRESO),
             partition: 0,
             key: Some(self.key().into_bytes()),

@@ -46,6 +46,7 @@ pub fn publish(
         None => {}
     }
     let record = OutRecord {
+        origin: None,
         topic: Arc::from(topics::ESQUEMAS),
         partition: 0,
         key: Some(key.into_bytes()),

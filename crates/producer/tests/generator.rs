@@ -54,7 +54,7 @@ fn expected_agrees_with_decoding_validating_and_dedup() {
                 let money = (valid.currency, t.amount);
                 latest = latest.max(t.event_time);
                 let outcome = dedup.check(&Seen::of(&valid), latest, HOUR);
-                dedup.evict(latest, HOUR);
+                dedup.commit(latest, HOUR);
                 match outcome {
                     Outcome::New => Class::Valid(money.0, money.1),
                     Outcome::Duplicate => Class::Duplicate(money.0, money.1),

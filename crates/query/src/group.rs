@@ -5,20 +5,39 @@ use crate::aggregate::Accumulator;
 use crate::plan::{Function, Plan};
 use caudal_core::row::Value;
 use caudal_core::transaction::ValidTransaction;
+use std::sync::Arc;
 
-/// A group's key: `["85123A","GBP"]`.
-pub type GroupKey = Box<str>;
+/// A group's key: `["85123A","GBP"]`. Shared, because blocks and rows name it again and again.
+pub type GroupKey = Arc<str>;
 
-/// The key of the group that a record belongs to.
+/// What a group adds up to in a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The group.
+    pub group: GroupKey,
+    /// Start of the window in microseconds.
+    pub start: i64,
+    /// What its records add up to.
+    pub values: Accumulator,
+}
+
+/// The key of the group that a record belongs to. `joined` is the value of
+/// [`crate::plan::GroupColumn::Joined`], empty where nothing is joined.
 #[must_use]
-pub fn key_of(plan: &Plan, valid: &ValidTransaction<'_>) -> GroupKey {
+pub fn key_of(plan: &Plan, valid: &ValidTransaction<'_>, joined: &str) -> GroupKey {
     let mut key = String::with_capacity(32);
+    write_key(plan, valid, joined, &mut key);
+    key.into()
+}
+
+/// [`key_of`] into a buffer, whose contents it replaces.
+pub fn write_key(plan: &Plan, valid: &ValidTransaction<'_>, joined: &str, key: &mut String) {
+    key.clear();
     for column in &plan.group_by {
         key.push(if key.is_empty() { '[' } else { ',' });
-        push_json_text(&mut key, column.value(valid));
+        push_json_text(key, column.value(valid, joined));
     }
     key.push(']');
-    key.into_boxed_str()
 }
 
 fn push_json_text(out: &mut String, text: &str) {

@@ -6,9 +6,14 @@
 //! of its group, and merged there in [`merge`].
 
 pub mod aggregate;
+mod cells;
 pub mod group;
 pub mod merge;
+mod names;
 pub mod panes;
 pub mod partials;
 pub mod plan;
+pub mod table;
 pub mod window;
+
+pub use table::Cursor;

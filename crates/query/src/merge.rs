@@ -1,27 +1,41 @@
-//! Stage 2: merges partials per group and window, until the watermark closes the window.
+//! Stage 2: merges partials per group, until the watermark closes their windows.
 
-use crate::aggregate::Accumulator;
-use crate::group::GroupKey;
+use crate::group::Row;
 use crate::partials::Partial;
 use crate::plan::Plan;
+use crate::table::{Cursor, Table};
 use caudal_core::money::SumOverflow;
-use rustc_hash::FxHashMap;
-use std::collections::{BTreeMap, BTreeSet};
 
-/// Open windows of one plan. Windows are buckets, dropped whole when they close.
-#[derive(Debug, Clone, Default)]
+/// What the open windows of one plan are made of: panes, as stage 1 sends them.
+///
+/// A batch changes it in place; [`MergeState::rollback`] takes the batch back,
+/// [`MergeState::commit`] makes it final and drops what is closed.
+#[derive(Debug, Clone)]
 pub struct MergeState {
-    windows: BTreeMap<i64, FxHashMap<GroupKey, Accumulator>>,
-    changed: BTreeSet<(i64, GroupKey)>,
+    table: Table,
+    /// The watermark of the last commit.
+    committed: i64,
 }
 
 /// What became of a partial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Merged {
-    /// It is in its window's total.
+    /// It is in the total of all its windows.
     Merged,
-    /// Its window was already closed: it must be kept elsewhere, never merged.
+    /// Its windows that start before `until` were already closed, the others have it. Its rows
+    /// of the closed ones must be kept elsewhere.
+    PartlyLate {
+        /// Start of the first window that was open, in microseconds.
+        until: i64,
+    },
+    /// All its windows were already closed: it must be kept elsewhere, never merged.
     TooLate,
+}
+
+impl Default for MergeState {
+    fn default() -> Self {
+        MergeState { table: Table::default(), committed: i64::MIN }
+    }
 }
 
 impl MergeState {
@@ -35,67 +49,111 @@ impl MergeState {
         partial: &Partial,
         watermark: i64,
     ) -> Result<Merged, SumOverflow> {
-        if plan.window.is_closed(partial.start, watermark) {
+        let window = &plan.window;
+        // A window whose row is final stays closed, whatever becomes of the watermark.
+        let open = window.first_open(watermark.max(self.committed));
+        if open > partial.pane {
             return Ok(Merged::TooLate);
         }
-        let window = self.windows.entry(partial.start).or_default();
-        match window.get_mut(&partial.group) {
-            Some(total) => total.merge(&partial.values)?,
-            None => {
-                window.insert(partial.group.clone(), partial.values);
+        let first = partial.from.max(window.first_start(partial.pane));
+        let group = self.table.intern(&partial.group);
+        self.table.add(group, (partial.pane, first.max(open)), &partial.values)?;
+        Ok(if open > first { Merged::PartlyLate { until: open } } else { Merged::Merged })
+    }
+
+    /// Puts an entry back (when a state block is read); the last one of its group, pane and
+    /// first window counts.
+    pub fn restore(&mut self, entry: &Partial) {
+        self.table.restore(entry);
+    }
+
+    /// `EMIT CHANGES`: the rows of the windows that changed in this batch and were open then, as
+    /// they are now, by start and group.
+    ///
+    /// # Errors
+    /// [`SumOverflow`].
+    pub fn changed_rows(&self, plan: &Plan) -> Result<Vec<Row>, SumOverflow> {
+        let mut windows: Vec<(i64, u32)> = Vec::new();
+        for number in self.table.touched() {
+            let cell = self.table.cell(number);
+            // A cell is only ever changed while all its windows are open.
+            let starts = plan.window.starts(cell.pane).filter(|start| *start >= cell.from);
+            windows.extend(starts.map(|start| (start, cell.group)));
+        }
+        windows.sort_unstable();
+        windows.dedup();
+        let mut rows = Vec::with_capacity(windows.len());
+        for (start, group) in windows {
+            let total = self.table.total(group, &plan.window, start)?;
+            if let Some(values) = total.filter(|values| plan.having_holds(values)) {
+                rows.push(Row { group: self.table.group(group).clone(), start, values });
             }
         }
-        self.changed.insert((partial.start, partial.group.clone()));
-        Ok(Merged::Merged)
+        rows.sort_unstable_by(|a, b| (a.start, &a.group).cmp(&(b.start, &b.group)));
+        Ok(rows)
     }
 
-    /// Puts a total back (when a state block is read).
-    pub fn restore(&mut self, start: i64, group: GroupKey, total: Accumulator) {
-        self.windows.entry(start).or_default().insert(group, total);
+    /// `EMIT FINAL`: the rows of the windows that the watermark has closed since the last commit,
+    /// by start and group. The watermark must be the one that is committed next.
+    ///
+    /// # Errors
+    /// [`SumOverflow`].
+    pub fn final_rows(&self, plan: &Plan, watermark: i64) -> Result<Vec<Row>, SumOverflow> {
+        self.table.closed_rows(plan, self.committed, watermark)
     }
 
-    /// Takes what changed in this commit, with the totals, in a stable order.
-    pub fn take_changed(&mut self) -> Vec<Partial> {
-        std::mem::take(&mut self.changed)
-            .into_iter()
-            .filter_map(|(start, group)| {
-                let values = *self.windows.get(&start)?.get(&group)?;
-                Some(Partial { group, start, values })
-            })
-            .collect()
+    /// The entries that this batch changed, as they are now, in the order of their first change.
+    pub fn changed(&self) -> impl Iterator<Item = Partial> {
+        self.table.touched().map(|cell| self.table.entry(cell))
     }
 
-    /// Drops the windows that the watermark closes.
-    pub fn evict(&mut self, plan: &Plan, watermark: i64) {
-        while let Some(window) = self.windows.first_entry() {
-            if !plan.window.is_closed(*window.key(), watermark) {
-                break;
-            }
-            window.remove();
-        }
+    /// Makes the batch final, and drops the panes that the watermark closes.
+    pub fn commit(&mut self, plan: &Plan, watermark: i64) {
+        self.committed = self.committed.max(watermark);
+        self.table.commit(&plan.window, self.committed);
     }
 
-    /// Number of groups in open windows.
+    /// Everything is as it was before the batch.
+    pub fn rollback(&mut self) {
+        self.table.rollback();
+    }
+
+    /// The entry after `cursor`, or the first one. A sweep meets every entry that is there from
+    /// its beginning to its end.
+    #[must_use]
+    pub fn next_after(&self, cursor: Option<Cursor>) -> Option<(Cursor, Partial)> {
+        self.table.next_after(cursor)
+    }
+
+    /// Number of entries: groups × panes (more where some records missed some windows).
     #[must_use]
     pub fn len(&self) -> usize {
-        self.windows.values().map(FxHashMap::len).sum()
+        self.table.len()
     }
 
     /// Whether no window is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.windows.is_empty()
+        self.len() == 0
+    }
+
+    /// Bytes on the heap, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.table.bytes()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::Accumulator;
     use crate::plan::ventas_gold;
     use caudal_core::time::MINUTE;
 
     fn partial(start: i64, nano: i128) -> Partial {
-        Partial { group: "[\"m\",\"EUR\"]".into(), start, values: Accumulator::of(nano) }
+        let values = Accumulator::of(nano);
+        Partial { group: "[\"m\",\"EUR\"]".into(), pane: start, from: start, values }
     }
 
     #[test]
@@ -104,12 +162,12 @@ mod tests {
         let mut state = MergeState::default();
         assert_eq!(state.merge(&plan, &partial(0, 1), i64::MIN), Ok(Merged::Merged));
         assert_eq!(state.merge(&plan, &partial(0, 2), MINUTE), Ok(Merged::Merged));
-        assert_eq!(state.take_changed()[0].values.sum, 3);
-        assert!(state.take_changed().is_empty());
+        assert_eq!(state.changed_rows(&plan).expect("sum")[0].values.sum, 3);
         let closing = MINUTE + plan.window.grace;
-        state.evict(&plan, closing - 1);
+        state.commit(&plan, closing - 1);
+        assert!(state.changed_rows(&plan).expect("sum").is_empty());
         assert_eq!(state.len(), 1);
-        state.evict(&plan, closing);
+        state.commit(&plan, closing);
         assert!(state.is_empty());
         assert_eq!(state.merge(&plan, &partial(0, 4), closing), Ok(Merged::TooLate));
         assert!(state.is_empty());

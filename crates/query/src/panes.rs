@@ -2,23 +2,33 @@
 //! one advance: a record changes one pane, not every window that holds it.
 
 use crate::aggregate::Accumulator;
-use crate::group::{GroupKey, key_of};
+use crate::group::{Row, write_key};
 use crate::partials::Partial;
-use crate::plan::Plan;
+use crate::plan::{Emit, Plan};
+use crate::table::{Cursor, Table, merge_into};
 use caudal_core::money::SumOverflow;
 use caudal_core::transaction::ValidTransaction;
 use rustc_hash::FxHashMap;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// Panes of one plan.
-#[derive(Debug, Clone, Default)]
+///
+/// A batch changes it in place; [`PaneState::rollback`] takes the batch back,
+/// [`PaneState::commit`] makes it final and drops what is closed.
+#[derive(Debug, Clone)]
 pub struct PaneState {
-    /// Pane start → group → values: whole panes are dropped when their last window closes.
-    panes: BTreeMap<i64, FxHashMap<GroupKey, Accumulator>>,
-    changed: BTreeSet<(i64, GroupKey)>,
-    /// The last row of each group and window for which HAVING held in this commit, unless it is
+    table: Table,
+    /// Stream time of the last commit.
+    committed: i64,
+    /// Up to what stream time windows were closed in this batch.
+    closed: i64,
+    /// `EMIT FINAL`: the rows of the windows that were closed in this batch.
+    final_rows: Vec<Row>,
+    /// The last row of each group and window for which HAVING held in this batch, unless it is
     /// the first, which was emitted at once.
-    last_rows: BTreeMap<(GroupKey, i64), Option<Accumulator>>,
+    last_rows: FxHashMap<(u32, i64), Option<Accumulator>>,
+    key: String,
+    /// What the panes add up to from each one before the record's to the record's, that last.
+    earlier: Vec<(i64, Accumulator)>,
 }
 
 /// What a record did.
@@ -26,16 +36,34 @@ pub struct PaneState {
 pub struct Added {
     /// Whether it missed a window that was already closed.
     pub late: bool,
-    /// Rows for which HAVING held for the first time in this commit.
-    pub first_rows: Vec<Partial>,
+    /// `EMIT CHANGES`: rows for which HAVING held for the first time in this batch.
+    pub first_rows: Vec<Row>,
+}
+
+impl Default for PaneState {
+    fn default() -> Self {
+        PaneState {
+            table: Table::default(),
+            committed: i64::MIN,
+            closed: i64::MIN,
+            final_rows: Vec::new(),
+            last_rows: FxHashMap::default(),
+            key: String::new(),
+            earlier: Vec::new(),
+        }
+    }
 }
 
 impl PaneState {
-    /// Adds a record, and evaluates HAVING for every open window that holds it.
+    /// Adds a record. `joined` is the joined table's value, empty where nothing is joined;
+    /// `stream_time` the highest event time so far, this record's included.
     ///
-    /// The first true row of a group and window in a commit is returned at once, the last one by
+    /// `EMIT CHANGES` evaluates HAVING for every open window that holds the record. The first
+    /// true row of a group and window in a batch is returned at once, the last one by
     /// [`PaneState::take_last_rows`]: whether something is seen, and the last value of each key,
-    /// do not depend on when commits fall.
+    /// do not depend on when commits fall. `EMIT FINAL` first sets aside the rows of the windows
+    /// that `stream_time` closes: what comes after a window's end and grace is not in its row,
+    /// wherever the commits fall.
     ///
     /// # Errors
     /// [`SumOverflow`].
@@ -43,122 +71,171 @@ impl PaneState {
         &mut self,
         plan: &Plan,
         valid: &ValidTransaction<'_>,
+        joined: &str,
         stream_time: i64,
     ) -> Result<Added, SumOverflow> {
-        let event_time = valid.transaction.event_time;
-        let mut added = Added::default();
-        let open: Vec<i64> = plan
-            .window
-            .starts(event_time)
-            .filter(|s| !plan.window.is_closed(*s, stream_time))
-            .collect();
-        added.late =
-            i64::try_from(open.len()).unwrap_or(0) < plan.window.size / plan.window.advance;
-        if open.is_empty() {
+        if plan.emit == Emit::Final {
+            self.close(plan, stream_time)?;
+        }
+        let pane = plan.window.pane(valid.transaction.event_time);
+        let first = plan.window.first_start(pane);
+        let open = first.max(plan.window.first_open(stream_time));
+        let mut added = Added { late: open > first, first_rows: Vec::new() };
+        if open > pane {
             return Ok(added);
         }
-        let group = key_of(plan, valid);
-        let pane = plan.window.pane(event_time);
+        write_key(plan, valid, joined, &mut self.key);
+        let group = self.table.intern(&self.key);
         let one = Accumulator::of(valid.transaction.amount.nano());
-        let groups = self.panes.entry(pane).or_default();
-        match groups.get_mut(&group) {
-            Some(values) => values.merge(&one)?,
-            None => {
-                groups.insert(group.clone(), one);
-            }
-        }
-        self.changed.insert((pane, group.clone()));
-        for start in open {
-            self.evaluate(plan, &group, start, &mut added.first_rows)?;
+        let at = self.table.add(group, (pane, first), &one)?;
+        if plan.emit == Emit::Changes {
+            self.evaluate(plan, group, at, open, &mut added.first_rows)?;
         }
         Ok(added)
     }
 
+    /// Evaluates the windows that start at `open` or later and hold the pane at place `at` of its
+    /// group. Each is the panes from its start to that one, and those after that one to its end:
+    /// the first shrink and the second grow as the start moves on, so that every pane is merged
+    /// once, not once a window.
     fn evaluate(
         &mut self,
         plan: &Plan,
-        group: &GroupKey,
-        start: i64,
-        first_rows: &mut Vec<Partial>,
+        group: u32,
+        at: usize,
+        open: i64,
+        first_rows: &mut Vec<Row>,
     ) -> Result<(), SumOverflow> {
-        let Some(values) = self.window(plan, group, start)? else { return Ok(()) };
-        if plan.having.is_some_and(|having| !having.holds(&values)) {
-            return Ok(());
+        let PaneState { table, earlier, last_rows, .. } = self;
+        let cells = table.cells_of(group);
+        earlier.clear();
+        let mut sum = None;
+        for cell in cells[..=at].iter().rev().map(|number| table.cell(*number)) {
+            if cell.pane < open {
+                break;
+            }
+            merge_into(&mut sum, &cell.values)?;
+            earlier.extend(sum.map(|sum| (cell.pane, sum)));
         }
-        match self.last_rows.entry((group.clone(), start)) {
-            std::collections::btree_map::Entry::Vacant(slot) => {
-                slot.insert(None);
-                first_rows.push(Partial { group: group.clone(), start, values });
+        let mut later = cells[at + 1..].iter().map(|number| table.cell(*number)).peekable();
+        let mut sum_later = None;
+        let mut start = open;
+        while let Some((oldest, sum)) = earlier.last().copied() {
+            while let Some(cell) = later.next_if(|cell| cell.pane < start + plan.window.size) {
+                merge_into(&mut sum_later, &cell.values)?;
             }
-            std::collections::btree_map::Entry::Occupied(mut slot) => {
-                slot.insert(Some(values));
+            let mut values = sum;
+            if let Some(later) = &sum_later {
+                values.merge(later)?;
             }
+            if plan.having_holds(&values) {
+                match last_rows.entry((group, start)) {
+                    std::collections::hash_map::Entry::Vacant(slot) => {
+                        slot.insert(None);
+                        first_rows.push(Row { group: table.group(group).clone(), start, values });
+                    }
+                    std::collections::hash_map::Entry::Occupied(mut slot) => {
+                        slot.insert(Some(values));
+                    }
+                }
+            }
+            if start >= oldest {
+                earlier.pop();
+            }
+            start += plan.window.advance;
         }
         Ok(())
     }
 
-    fn window(
-        &self,
-        plan: &Plan,
-        group: &GroupKey,
-        start: i64,
-    ) -> Result<Option<Accumulator>, SumOverflow> {
-        let mut whole: Option<Accumulator> = None;
-        for (_, groups) in self.panes.range(start..start + plan.window.size) {
-            let Some(values) = groups.get(group) else { continue };
-            match &mut whole {
-                Some(whole) => whole.merge(values)?,
-                None => whole = Some(*values),
-            }
+    fn close(&mut self, plan: &Plan, stream_time: i64) -> Result<(), SumOverflow> {
+        if stream_time > self.closed {
+            self.final_rows.extend(self.table.closed_rows(plan, self.closed, stream_time)?);
+            self.closed = stream_time;
         }
-        Ok(whole)
+        Ok(())
     }
 
-    /// Takes the last true rows of this commit, in a stable order, and forgets the first ones.
-    pub fn take_last_rows(&mut self) -> Vec<Partial> {
-        std::mem::take(&mut self.last_rows)
-            .into_iter()
-            .filter_map(|((group, start), values)| Some(Partial { group, start, values: values? }))
-            .collect()
-    }
-
-    /// Takes the panes that changed in this commit, in a stable order.
-    pub fn take_changed(&mut self) -> Vec<Partial> {
-        std::mem::take(&mut self.changed)
-            .into_iter()
-            .filter_map(|(start, group)| {
-                let values = *self.panes.get(&start)?.get(&group)?;
-                Some(Partial { group, start, values })
+    /// `EMIT CHANGES`: takes the last true rows of this batch, by group and start, and forgets
+    /// the first ones.
+    pub fn take_last_rows(&mut self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self
+            .last_rows
+            .drain()
+            .filter_map(|((group, start), values)| {
+                Some(Row { group: self.table.group(group).clone(), start, values: values? })
             })
-            .collect()
+            .collect();
+        rows.sort_unstable_by(|a, b| (&a.group, a.start).cmp(&(&b.group, b.start)));
+        rows
     }
 
-    /// Puts a pane back (when a state block is read).
-    pub fn restore(&mut self, start: i64, group: GroupKey, values: Accumulator) {
-        self.panes.entry(start).or_default().insert(group, values);
+    /// `EMIT FINAL`: takes the rows of the windows that `stream_time` has closed since the last
+    /// commit, by start and group.
+    ///
+    /// # Errors
+    /// [`SumOverflow`].
+    pub fn take_final_rows(
+        &mut self,
+        plan: &Plan,
+        stream_time: i64,
+    ) -> Result<Vec<Row>, SumOverflow> {
+        self.close(plan, stream_time)?;
+        Ok(std::mem::take(&mut self.final_rows))
     }
 
-    /// Drops the panes whose last window is closed at `stream_time`.
-    pub fn evict(&mut self, plan: &Plan, stream_time: i64) {
-        while let Some(pane) = self.panes.first_entry() {
-            // The last window that holds a pane starts with it.
-            if !plan.window.is_closed(*pane.key(), stream_time) {
-                break;
-            }
-            pane.remove();
-        }
+    /// The panes that this batch changed, as they are now, in the order of their first change.
+    pub fn changed(&self) -> impl Iterator<Item = Partial> {
+        self.table.touched().map(|cell| self.table.entry(cell))
     }
 
-    /// Number of groups in panes.
+    /// Puts a pane back (when a state block is read); the last one of its group and pane counts.
+    pub fn restore(&mut self, entry: &Partial) {
+        self.table.restore(entry);
+    }
+
+    /// Makes the batch final, and drops the panes whose last window is closed at `stream_time`.
+    pub fn commit(&mut self, plan: &Plan, stream_time: i64) {
+        self.committed = self.committed.max(stream_time);
+        self.closed = self.committed;
+        self.forget_rows();
+        self.table.commit(&plan.window, self.committed);
+    }
+
+    /// Everything is as it was before the batch.
+    pub fn rollback(&mut self) {
+        self.closed = self.committed;
+        self.forget_rows();
+        self.table.rollback();
+    }
+
+    fn forget_rows(&mut self) {
+        self.final_rows.clear();
+        self.last_rows.clear();
+    }
+
+    /// The entry after `cursor`, or the first one. A sweep meets every entry that is there from
+    /// its beginning to its end.
+    #[must_use]
+    pub fn next_after(&self, cursor: Option<Cursor>) -> Option<(Cursor, Partial)> {
+        self.table.next_after(cursor)
+    }
+
+    /// Number of entries: groups × panes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.panes.values().map(FxHashMap::len).sum()
+        self.table.len()
     }
 
     /// Whether no pane is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.panes.is_empty()
+        self.len() == 0
+    }
+
+    /// Bytes on the heap, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.table.bytes()
     }
 }
 
@@ -171,6 +248,7 @@ mod tests {
     use caudal_core::transaction::{Kind, Transaction};
     use proptest::prelude::*;
     use std::borrow::Cow;
+    use std::collections::BTreeMap;
 
     fn valid(event_time: i64, euros: i64) -> ValidTransaction<'static> {
         ValidTransaction {
@@ -198,7 +276,7 @@ mod tests {
         let plan = alertas_fraude();
         let mut state = PaneState::default();
         for i in 0..11 {
-            let added = state.add(&plan, &valid(i * SECOND, 1), i * SECOND).expect("sum");
+            let added = state.add(&plan, &valid(i * SECOND, 1), "", i * SECOND).expect("sum");
             assert_eq!(added.first_rows.is_empty(), i < 10, "{i}");
         }
     }
@@ -210,11 +288,11 @@ mod tests {
             (PaneState::default(), i64::MIN, BTreeMap::new());
         for (i, (time, euros)) in events.iter().enumerate() {
             stream_time = stream_time.max(*time);
-            let added = state.add(&plan, &valid(*time, *euros), stream_time).expect("sum");
+            let added = state.add(&plan, &valid(*time, *euros), "", stream_time).expect("sum");
             table.extend(added.first_rows.into_iter().map(|e| (e.start, e.values)));
             if (i + 1) % commit_every == 0 {
                 table.extend(state.take_last_rows().into_iter().map(|e| (e.start, e.values)));
-                state.evict(&plan, stream_time);
+                state.commit(&plan, stream_time);
             }
         }
         table.extend(state.take_last_rows().into_iter().map(|e| (e.start, e.values)));

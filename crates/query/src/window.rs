@@ -36,6 +36,19 @@ impl Window {
         (0..panes).rev().map(move |back| last - back * advance)
     }
 
+    /// Start of the first window that holds a pane.
+    #[must_use]
+    pub fn first_start(&self, pane: i64) -> i64 {
+        pane - self.size + self.advance
+    }
+
+    /// Start of the first window that is not closed at `stream_time`.
+    #[must_use]
+    pub fn first_open(&self, stream_time: i64) -> i64 {
+        let closed = stream_time.saturating_sub(self.grace).saturating_sub(self.size);
+        (closed.div_euclid(self.advance) + 1).saturating_mul(self.advance)
+    }
+
     /// Whether the window that starts at `start` takes no more records at `stream_time`.
     /// The rule is Kafka Streams': closed when its end is at or before stream time − grace.
     #[must_use]
@@ -58,6 +71,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_open_window_follows_the_last_closed_one(
+            time in -1_000_i64..1_000, hops in 1_i64..8, grace in 0_i64..30
+        ) {
+            for time in [time, i64::MIN, i64::MIN + 1_000 + time] {
+                let w = Window::hopping(10 * hops, 10, grace);
+                let open = w.first_open(time);
+                prop_assert_eq!(open.rem_euclid(10), 0);
+                prop_assert!(!w.is_closed(open, time));
+                prop_assert!(time < -1_000 || w.is_closed(open - 10, time));
+            }
+        }
+
         #[test]
         fn every_start_holds_the_time(time in -1_000_000_i64..1_000_000, hops in 1_i64..8) {
             let w = Window::hopping(10 * hops, 10, 0);

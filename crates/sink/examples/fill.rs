@@ -50,6 +50,7 @@ impl Filler {
         headers.extend(more.iter().map(|(name, text)| (*name, text.as_bytes().to_vec())));
         *sequence += 1;
         self.outbox.records.push(OutRecord {
+            origin: None,
             topic: Arc::clone(&self.topics[topic]),
             partition,
             key: Some(key.into_bytes()),

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use caudal_core::decode::Record;
 use caudal_kafka::TopicPartition;
 use caudal_kafka::args::Isolation;
-use caudal_kafka::consumer::{Change, GroupConsumer, Limits, Membership};
+use caudal_kafka::consumer::{Change, GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::offsets::Offsets;
 use caudal_service::exit::Halt;
 use caudal_service::http::{self, Readiness};
@@ -76,7 +76,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         true => outside.patiently("Kafka", || CaughtUp::capture(&kafka, &topics))?,
         false => None,
     };
-    let membership = Membership { group: GROUP.into(), instance: name.clone(), topics };
+    let membership = Membership {
+        group: GROUP.into(),
+        instance: name.clone(),
+        topics,
+        protocol: GroupProtocol::Classic,
+    };
     let consumer = GroupConsumer::join(&kafka, &membership)?;
     tracing::info!(instance = name, kafka = kafka.bootstrap_servers(), "started");
     let linger = args.linger_ms.or(config.linger_ms).map_or(LINGER, Duration::from_millis);

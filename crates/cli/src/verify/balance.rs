@@ -14,9 +14,8 @@ use super::stored::Rows;
 use super::tables::{SinkLedger, Snapshot};
 use super::valid::{Valid, ValidReader};
 use super::window_rows::WindowRows;
-use super::windows::{RowReader, Windows};
+use super::windows::{Query, RowReader, Windows};
 use anyhow::{Context as _, Result};
-use caudal_core::avro::Reader;
 use caudal_core::ledger::GroupLedger;
 use caudal_core::money::Sums;
 use caudal_core::schema::Schemas;
@@ -24,10 +23,10 @@ use caudal_core::time::SECOND;
 use caudal_core::topics;
 use caudal_kafka::args::{Isolation, Kafka};
 use caudal_kafka::offsets::{Committed, Offsets};
+use caudal_processor::account_task::Message;
 use caudal_processor::block::{Assembler, task_of};
-use caudal_processor::engine::{Shared, Stage, TaskId};
+use caudal_processor::shared::{Shared, Stage, TaskId};
 use caudal_query::group::row_key;
-use caudal_query::partials::Partial;
 use caudal_query::plan::{Plan, shipped};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -155,14 +154,16 @@ impl<'k> Balance<'k> {
     /// Reads what the queries have written, and which windows stage 2 has yet to merge.
     fn read_windows(&mut self, windows: &mut Windows) -> Result<()> {
         let (cut, differences) = (&self.cut, &mut self.differences);
-        let global: Vec<usize> =
-            (0..self.plans.len()).filter(|q| !self.plans[*q].is_local()).collect();
         self.reading.all(topics::PARCIALES, cut.partitions, Some(&cut.partials), |record| {
             // What is no record of partials halts stage 2, which says so.
-            for (query, partial) in partials(record.value.as_deref()).unwrap_or_default() {
-                let query = global.get(query).and_then(|q| windows.queries.get_mut(*q));
-                if let Some(query) = query {
-                    let key = row_key(&partial.group, partial.start);
+            let Ok(message) = Message::read(record.value.as_deref().unwrap_or_default()) else {
+                return Ok(());
+            };
+            for (fingerprint, partials) in &message.partials {
+                let is_ours = |q: &&mut Query| q.plan.fingerprint() == *fingerprint;
+                let Some(query) = windows.queries.iter_mut().find(is_ours) else { continue };
+                for row in partials.iter().flat_map(|p| p.rows(&query.plan.window, i64::MAX)) {
+                    let key = row_key(&row.group, row.start);
                     query.in_flight.insert(super::identity::half(&key));
                 }
             }
@@ -430,7 +431,8 @@ struct RowsFound {
 /// The committed positions of the processor, of both stages in one request. Where a group has
 /// forgotten its offsets, the last state block says where its task stands, as for the task itself.
 fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<()> {
-    let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::run::GROUP)?;
+    let offsets =
+        Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::kafka_broker::GROUP)?;
     let of = |topic: &str| -> Vec<(Arc<str>, i32)> {
         (0..cut.partitions).map(|partition| (Arc::from(topic), partition)).collect()
     };
@@ -462,7 +464,7 @@ fn last_blocks(reading: &mut Reading<'_>, partitions: i32) -> Result<BTreeMap<Ta
         let part = record.value.as_deref().unwrap_or_default();
         let id = task_of(part).with_context(at)?;
         if let Some(block) = assemblers.entry(id).or_default().add(part).with_context(at)? {
-            last.insert(id, block.next_offset);
+            last.insert(id, block.head.next_offset);
         }
         Ok(())
     })?;
@@ -483,16 +485,4 @@ fn committed(offsets: &Offsets, all: &[(Arc<str>, i32)]) -> Result<Positions> {
         }
     }
     Ok(offsets.committed(all)?)
-}
-
-/// The partials of a record of `caudal_parciales`: number of the query among the global ones.
-fn partials(value: Option<&[u8]>) -> Option<Vec<(usize, Partial)>> {
-    let mut input = Reader::new(value?);
-    let (_, _) = (input.long().ok()?, input.long().ok()?);
-    let mut all = Vec::new();
-    while !input.is_at_end() {
-        let query = usize::try_from(input.long().ok()?).ok()?;
-        all.push((query, Partial::read(&mut input).ok()?));
-    }
-    Some(all)
 }

@@ -11,7 +11,7 @@ use caudal_core::ledger::{AccountLedger, GroupLedger};
 use caudal_core::money::{Sums, nano_text};
 use caudal_core::reject::Reason;
 use caudal_processor::block::{Assembler, check_compatible, task_of};
-use caudal_processor::engine::{Shared, Stage, TaskId};
+use caudal_processor::shared::{Shared, Stage, TaskId};
 use caudal_processor::tasks::Task;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,11 +49,11 @@ impl Ledgers {
         let Some(block) = assembler.add(part).map_err(|e| anyhow!("{}: {e}", at()))? else {
             return Ok(());
         };
-        check_compatible(&block, &self.shared).map_err(|e| {
+        check_compatible(&block.head, &self.shared).map_err(|e| {
             anyhow!("{}: {e} (verify takes the horizon from --dedup-horizon-s)", at())
         })?;
-        let next_offset = block.next_offset;
-        task.apply(block).map_err(|e| anyhow!("{}: {e}", at()))?;
+        let next_offset = block.head.next_offset;
+        task.apply(&block).map_err(|e| anyhow!("{}: {e}", at()))?;
         match task {
             Task::Account(task) if next_offset == cut.input_end(id.partition) => {
                 self.account.insert(id.partition, task.ledger().clone());

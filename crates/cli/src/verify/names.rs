@@ -71,7 +71,7 @@ impl Names<'_> {
         let record = self.records.get(&place)?;
         let (valid, _) = read_valid(record.value.as_deref(), self.valid_schema).ok()?;
         let plan = self.plans.get(query)?;
-        let group = key_of(plan, &valid);
+        let group = key_of(plan, &valid, "");
         let keys = plan.window.starts(valid.transaction.event_time).map(|s| row_key(&group, s));
         let found = keys.into_iter().find(|text| half(text) == *key)?;
         Some(window_name(&String::from_utf8_lossy(&found)))

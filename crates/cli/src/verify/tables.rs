@@ -179,7 +179,8 @@ impl Snapshot {
         mut take: impl FnMut(Vec<Option<Value>>) -> Result<()>,
     ) -> Result<()> {
         let (table, rule) = table_of(plan);
-        let groups = plan.group_by.iter().map(|column| format!("\"{}\"", column.name()));
+        let groups =
+            plan.group_by.iter().map(|column| format!("\"{}\"", plan.column_name(*column)));
         let aggregates = plan.aggregates.iter().map(|(alias, function)| match function {
             Function::Count => format!("\"{alias}\""),
             _ => format!("\"{alias}\"::text"),

@@ -22,7 +22,7 @@ pub struct Entry {
     /// Fingerprint of the transaction_id.
     pub id: Hash16,
     /// Fingerprint of what the client supplied.
-    pub payload: Hash16,
+    pub payload: [u8; 8],
     /// Fingerprint of every column but late_for.
     pub columns: Hash16,
     /// Offset of the cause in the partition of the same number of `transacciones`.

@@ -120,7 +120,7 @@ impl Query {
     ) -> Result<(), SumOverflow> {
         let window = self.plan.window;
         let one = Accumulator::of(valid.transaction.amount.nano());
-        let group = key_of(&self.plan, valid);
+        let group = key_of(&self.plan, valid, "");
         let mut any = false;
         for start in window.starts(valid.transaction.event_time) {
             // Where the beginning is cut, the stream time is not known, but the record says whether
@@ -154,12 +154,11 @@ impl Query {
         place: Place,
     ) -> Result<(), SumOverflow> {
         let Some(panes) = self.panes.get_mut(partition) else { return Ok(()) };
-        let added = panes.add(&self.plan, valid, stream_time)?;
+        let added = panes.add(&self.plan, valid, "", stream_time)?;
         // Every true row of this record: the last ones are taken after each.
         let mut rows = added.first_rows;
         rows.extend(panes.take_last_rows());
-        panes.take_changed();
-        panes.evict(&self.plan, stream_time);
+        panes.commit(&self.plan, stream_time);
         self.taken += 1;
         for row in rows {
             let key = half(&row_key(&row.group, row.start));

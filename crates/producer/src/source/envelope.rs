@@ -72,7 +72,14 @@ impl Envelope {
         headers: Vec<(&'static str, Vec<u8>)>,
     ) -> OutRecord {
         let partition = partition_of(&key, self.partitions);
-        OutRecord { topic: Arc::clone(&self.topic), partition, key: Some(key), value, headers }
+        OutRecord {
+            topic: Arc::clone(&self.topic),
+            partition,
+            key: Some(key),
+            value,
+            origin: None,
+            headers,
+        }
     }
 }
 

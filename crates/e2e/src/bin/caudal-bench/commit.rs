@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use caudal_core::outbox::{OutRecord, Outbox, Position};
 use caudal_core::topics;
 use caudal_e2e::pipeline::Pipeline;
-use caudal_kafka::consumer::{GroupConsumer, Limits, Membership};
+use caudal_kafka::consumer::{GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::txn::{GroupSnapshot, TxnProducer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
         group: "caudal-bench".into(),
         instance: "caudal-bench".into(),
         topics: vec![Arc::clone(&input)],
+        protocol: GroupProtocol::Classic,
     };
     let consumer = GroupConsumer::join(&pipeline.kafka, &membership)?;
     let limits = Limits { records: 1, bytes: 1, idle: Duration::from_millis(100) };
@@ -53,6 +54,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
 fn outbox(input: &Arc<str>, commit: i64) -> Outbox {
     let targets: [Arc<str>; 2] = [topics::VALIDAS.into(), topics::PARCIALES.into()];
     let record = |i: i32| OutRecord {
+        origin: None,
         topic: Arc::clone(&targets[usize::from(i % 2 == 1)]),
         partition: (i / 2) % 6,
         key: Some(format!("key-{i}").into_bytes()),

@@ -86,6 +86,7 @@ fn record(i: u32) -> OutRecord {
         out.into_bytes()
     });
     OutRecord {
+        origin: None,
         topic: Arc::from(topics::TRANSACCIONES),
         partition: partition_of(account.as_bytes(), 6),
         key: Some(account.into_bytes()),

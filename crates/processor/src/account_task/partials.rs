@@ -1,0 +1,205 @@
+//! What stage 1 tells stage 2: partials, stream time, idleness. One record per partition that there
+//! is something to tell, whatever the number of groups.
+
+use super::AccountTask;
+use crate::outputs::Output;
+use crate::shared::Shared;
+use caudal_core::avro::{AvroError, Reader, Writer};
+use caudal_core::ledger::write_count;
+use caudal_core::outbox::Outbox;
+use caudal_core::partitioner::partition_of;
+use caudal_query::partials::Partial;
+use caudal_query::plan::PlanFingerprint;
+use std::sync::Arc;
+
+/// How a source partition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Highest event time of a valid record, in microseconds; `i64::MIN` before the first.
+    pub stream_time: i64,
+    /// For how many microseconds it had been silent, at its confirmed end, when that was declared;
+    /// 0 when it is not idle.
+    pub idle: i64,
+}
+
+/// A record of `caudal_parciales`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The source partition.
+    pub partition: i32,
+    /// How it stands after these partials. `None` in all records of a commit but the last: the
+    /// stream time must not close a window whose partials are still to come.
+    pub source: Option<Source>,
+    /// Partials by query.
+    pub partials: Vec<(PlanFingerprint, Vec<Partial>)>,
+}
+
+impl Message {
+    fn begin(partition: i32) -> Writer {
+        let mut out = Writer::new();
+        out.long(i64::from(partition));
+        out
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// When the bytes are not such a record.
+    pub fn read(value: &[u8]) -> Result<Message, AvroError> {
+        let mut input = Reader::new(value);
+        let partition =
+            i32::try_from(input.long()?).map_err(|_| input.error("source partition"))?;
+        let mut partials = Vec::new();
+        for _ in 0..input.length()? {
+            let fingerprint = input.bytes()?.try_into().map_err(|_| input.error("query"))?;
+            let count = input.length()?;
+            let read: Result<Vec<Partial>, _> =
+                (0..count).map(|_| Partial::read(&mut input)).collect();
+            partials.push((fingerprint, read?));
+        }
+        let source = match input.boolean()? {
+            true => Some(Source { stream_time: input.long()?, idle: input.long()? }),
+            false => None,
+        };
+        input.end()?;
+        Ok(Message { partition, source, partials })
+    }
+}
+
+/// Values of the records to one partition: runs of partials of one query each, split by size.
+fn values(
+    partition: i32,
+    source: Source,
+    partials: &[(PlanFingerprint, Vec<Partial>)],
+    limit: usize,
+) -> Vec<Vec<u8>> {
+    let mut values = Vec::new();
+    let mut runs: Vec<(PlanFingerprint, u64, Writer)> = Vec::new();
+    let mut bytes = 0;
+    let close = |runs: &mut Vec<(PlanFingerprint, u64, Writer)>, source: Option<Source>| {
+        let mut out = Message::begin(partition);
+        write_count(&mut out, runs.len() as u64);
+        let mut value = out.into_bytes();
+        for (fingerprint, count, run) in runs.drain(..) {
+            let mut head = Writer::new();
+            head.bytes(&fingerprint);
+            write_count(&mut head, count);
+            value.extend_from_slice(&head.into_bytes());
+            value.extend_from_slice(&run.into_bytes());
+        }
+        let mut tail = Writer::new();
+        tail.boolean(source.is_some());
+        if let Some(source) = source {
+            tail.long(source.stream_time);
+            tail.long(source.idle);
+        }
+        value.extend_from_slice(&tail.into_bytes());
+        value
+    };
+    for (fingerprint, list) in partials {
+        for partial in list {
+            if bytes >= limit {
+                values.push(close(&mut runs, None));
+                bytes = 0;
+            }
+            if runs.last().is_none_or(|(last, ..)| last != fingerprint) {
+                runs.push((*fingerprint, 0, Writer::new()));
+            }
+            if let Some((_, count, run)) = runs.last_mut() {
+                let before = run.len();
+                partial.write(run);
+                *count += 1;
+                bytes += run.len() - before;
+            }
+        }
+    }
+    values.push(close(&mut runs, Some(source)));
+    values
+}
+
+impl AccountTask {
+    /// Sends this commit's partials, and the stream time to every partition that gets some, that
+    /// was last told in another granule, or that thinks otherwise of this one's idleness.
+    pub(super) fn send_partials(&mut self, outbox: &mut Outbox) {
+        let shared = Arc::clone(&self.shared);
+        let source = Source { stream_time: self.at.stream_time, idle: self.at.idle };
+        let granule = self.at.stream_time.div_euclid(shared.sizes.granule);
+        let packed = pack(&shared, &mut self.partials, self.at.told.len());
+        for (home, partials) in packed.into_iter().enumerate() {
+            let is_old = self.at.stream_time != i64::MIN && self.at.told[home] != granule;
+            if partials.is_empty() && !is_old && !self.tell_all {
+                continue;
+            }
+            self.at.told[home] = granule;
+            for value in values(self.id.partition, source, &partials, shared.sizes.partials) {
+                self.at.outputs.emit(
+                    outbox,
+                    Output {
+                        topic: &shared.partials_topic,
+                        partition: i32::try_from(home).unwrap_or(0),
+                        key: Some(self.id.to_string().into_bytes()),
+                        value: Some(value),
+                        source: (self.id.partition, self.at.next_offset - 1),
+                        headers: Vec::new(),
+                    },
+                );
+            }
+        }
+        self.tell_all = false;
+    }
+}
+
+/// The partials by the partition of their group.
+fn pack(
+    shared: &Shared,
+    partials: &mut [caudal_query::partials::Partials],
+    count: usize,
+) -> Vec<Vec<(PlanFingerprint, Vec<Partial>)>> {
+    let mut packed: Vec<Vec<(PlanFingerprint, Vec<Partial>)>> = vec![Vec::new(); count];
+    for (query, partials) in shared.global.iter().zip(partials) {
+        for partial in partials.take() {
+            let home = partition_of(partial.group.as_bytes(), shared.partitions);
+            let Some(runs) = packed.get_mut(usize::try_from(home).unwrap_or(0)) else { continue };
+            if runs.last().is_none_or(|(last, _)| *last != query.fingerprint) {
+                runs.push((query.fingerprint, Vec::new()));
+            }
+            if let Some((_, run)) = runs.last_mut() {
+                run.push(partial);
+            }
+        }
+    }
+    packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_query::aggregate::Accumulator;
+
+    #[test]
+    fn only_the_last_record_of_a_commit_moves_the_stream_time() {
+        let partial = |pane: i64| Partial {
+            group: "[\"m\",\"EUR\"]".into(),
+            pane,
+            from: pane,
+            values: Accumulator::of(pane.into()),
+        };
+        let partials = vec![([1; 8], (0..5).map(partial).collect()), ([2; 8], vec![partial(9)])];
+        let source = Source { stream_time: 7, idle: 0 };
+        let values = values(3, source, &partials, 30);
+        assert!(values.len() > 1);
+        let read: Vec<Message> =
+            values.iter().map(|v| Message::read(v).expect("message")).collect();
+        let all: Vec<(PlanFingerprint, Partial)> = read
+            .iter()
+            .flat_map(|m| &m.partials)
+            .flat_map(|(f, list)| list.iter().map(|p| (*f, p.clone())))
+            .collect();
+        let sent: Vec<(PlanFingerprint, Partial)> =
+            partials.iter().flat_map(|(f, list)| list.iter().map(|p| (*f, p.clone()))).collect();
+        assert_eq!(all, sent);
+        let (last, others) = read.split_last().expect("some");
+        assert_eq!(last.source, Some(source));
+        assert!(others.iter().all(|m| m.source.is_none() && m.partition == 3));
+    }
+}

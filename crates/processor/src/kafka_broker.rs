@@ -1,0 +1,145 @@
+//! [`Broker`] on real Kafka: one consumer, one transactional producer, one reader of the state log
+//! per engine thread.
+
+use crate::args::Args;
+use crate::broker::Broker;
+use crate::shared::Shared;
+use caudal_core::outbox::Outbox;
+use caudal_kafka::args::{Isolation, Kafka};
+use caudal_kafka::consumer::{Batch, GroupConsumer, Limits, Membership};
+use caudal_kafka::cutter::Cutter;
+use caudal_kafka::kafka_log::KafkaLog;
+use caudal_kafka::log_reader::LogReader;
+use caudal_kafka::offsets::{Committed, Offsets};
+use caudal_kafka::txn::{GroupSnapshot, TxnError, TxnProducer, Written};
+use caudal_kafka::{Result, TopicPartition};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Consumer group of every instance.
+pub const GROUP: &str = "caudal-processor";
+/// How long to wait for brokers at start and after a doubt before giving up (a supervisor then
+/// restarts the process).
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long to look for records behind a silent partition's position.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The clients of one engine thread.
+pub struct KafkaBroker {
+    kafka: Kafka,
+    consumer: GroupConsumer,
+    producer: TxnProducer,
+    /// The membership as of the last gathering; `None` when the assignment was lost.
+    group: Option<GroupSnapshot>,
+    state_log: LogReader,
+    table_log: Option<LogReader>,
+    ends: Offsets,
+    cutter: Cutter,
+}
+
+impl KafkaBroker {
+    /// Connects the clients of the thread `name`, and joins the group.
+    ///
+    /// # Errors
+    /// When a client cannot be made, or the coordinator does not answer.
+    pub fn connect(kafka: &Kafka, args: &Args, shared: &Shared, name: &str) -> Result<KafkaBroker> {
+        // First of all end what a predecessor of this name left open: its offsets and blocks are
+        // then stable, and nobody waits for its time-out.
+        let id = format!("{GROUP}-{name}");
+        let producer = TxnProducer::connect_with(
+            kafka,
+            &id,
+            args.processing_guarantee,
+            Some(&shared.state_topic),
+            PATIENCE,
+        )?;
+        let membership = Membership {
+            group: GROUP.to_owned(),
+            instance: id,
+            protocol: args.group_protocol,
+            topics: vec![Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)],
+        };
+        let tables = shared.tables();
+        let table_log = match tables.first() {
+            Some(table) => Some(LogReader::connect(kafka, table)?),
+            None => None,
+        };
+        Ok(KafkaBroker {
+            consumer: GroupConsumer::join(kafka, &membership)?,
+            producer,
+            group: None,
+            state_log: LogReader::connect(kafka, &shared.state_topic)?,
+            table_log,
+            ends: Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-restore")?,
+            cutter: Cutter::start(kafka, &shared.state_topic)?,
+            kafka: kafka.clone(),
+        })
+    }
+}
+
+impl Broker for KafkaBroker {
+    type Log = KafkaLog;
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wait(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    fn gather(&mut self, limits: &Limits, not_before: Instant) -> Result<Batch> {
+        let batch = self.consumer.gather(limits, not_before)?;
+        // The membership of this batch: taken after every rebalance callback was served.
+        self.group = GroupSnapshot::take(&self.consumer);
+        Ok(batch)
+    }
+
+    fn commit(&mut self, outbox: &Outbox) -> std::result::Result<Written, TxnError> {
+        let Some(group) = &self.group else {
+            return Err(TxnError::Aborted("the assignment was lost; nothing was sent".into()));
+        };
+        self.producer.commit(outbox, Some(group))
+    }
+
+    fn replace_producer(&mut self) -> Result<()> {
+        self.producer.replace(PATIENCE)
+    }
+
+    fn committed(
+        &mut self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, Option<Committed>>> {
+        self.consumer.committed(partitions)
+    }
+
+    fn first_offset(&mut self, (topic, partition): &TopicPartition) -> Result<i64> {
+        Ok(self.ends.watermarks(topic, *partition)?.0)
+    }
+
+    fn is_at_end(&mut self, (topic, partition): &TopicPartition, next_offset: i64) -> Result<bool> {
+        let position = BTreeMap::from([(*partition, next_offset)]);
+        Ok(!LogReader::drained(&self.kafka, topic, &position, LOOK)?.is_empty())
+    }
+
+    fn start(&mut self, partition: &TopicPartition, offset: i64) -> Result<()> {
+        self.consumer.start(partition, offset)
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        self.consumer.pause(partitions)
+    }
+
+    fn state_log(&mut self) -> &mut LogReader<KafkaLog> {
+        &mut self.state_log
+    }
+
+    fn table_log(&mut self) -> Option<&mut LogReader<KafkaLog>> {
+        self.table_log.as_mut()
+    }
+
+    fn delete_records(&mut self, partition: i32, below: i64) {
+        self.cutter.cut(partition, below);
+    }
+}

@@ -1,0 +1,251 @@
+//! What every task shares: plans, schemas, horizon, limits, and the errors that halt.
+
+use caudal_core::money::SumOverflow;
+use caudal_core::row::RowSchema;
+use caudal_core::schema::{self, Schemas};
+use caudal_core::topics;
+use caudal_query::plan::{Plan, PlanFingerprint};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+/// Which stage a task belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Stage 1: `transacciones`, by account.
+    Account,
+    /// Stage 2: `caudal_parciales`, by group.
+    Group,
+}
+
+impl Stage {
+    /// 1 or 2, as headers and blocks carry it.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        match self {
+            Stage::Account => 1,
+            Stage::Group => 2,
+        }
+    }
+
+    /// The topic it reads.
+    #[must_use]
+    pub fn input(self) -> &'static str {
+        match self {
+            Stage::Account => topics::TRANSACCIONES,
+            Stage::Group => topics::PARCIALES,
+        }
+    }
+}
+
+/// One stage's work for one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId {
+    /// Stage.
+    pub stage: Stage,
+    /// Partition.
+    pub partition: i32,
+}
+
+impl TaskId {
+    /// The partition it reads.
+    #[must_use]
+    pub fn input(self) -> (Arc<str>, i32) {
+        (self.stage.input().into(), self.partition)
+    }
+
+    /// The task that reads a partition of `transacciones` or `caudal_parciales`.
+    #[must_use]
+    pub fn reading(topic: &str, partition: i32) -> TaskId {
+        let stage = if topic == Stage::Account.input() { Stage::Account } else { Stage::Group };
+        TaskId { stage, partition }
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.stage.number(), self.partition)
+    }
+}
+
+/// A plan with what running it needs.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The plan.
+    pub plan: Plan,
+    /// Output topic.
+    pub topic: Arc<str>,
+    /// Topic of partials that came too late.
+    pub late_topic: Arc<str>,
+    /// Schema of the rows.
+    pub row_schema: RowSchema,
+    /// Its id.
+    pub schema_id: u32,
+    /// Identity of the definition: state and partials made under another one are not its own.
+    pub fingerprint: PlanFingerprint,
+}
+
+impl Query {
+    fn new(plan: Plan) -> Query {
+        let row_schema = plan.row_schema();
+        let schema_id = schema::id_of(&schema::sorted_json(&row_schema.to_json()));
+        Query {
+            topic: plan.name.as_str().into(),
+            late_topic: plan.late_topic().into(),
+            row_schema,
+            schema_id,
+            fingerprint: plan.fingerprint(),
+            plan,
+        }
+    }
+}
+
+/// Sizes at which things are split or stopped, in bytes unless said otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Entries of one part of a state block (exceeded by one entry): parts stay below 1 MiB.
+    pub block_part: usize,
+    /// Partials in one record of `caudal_parciales` (exceeded by one partial).
+    pub partials: usize,
+    /// Outputs of one commit: what is processed after that waits for the next. A quarter of the
+    /// producer's queue, because partials and state blocks come on top.
+    pub outbox: usize,
+    /// Output records of one commit.
+    pub outbox_records: usize,
+    /// Bytes of state blocks in a partition between two cuts of the log.
+    pub cut_after: u64,
+    /// Stage 2 is told the stream time whenever it enters another slice of this many microseconds.
+    pub granule: i64,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes {
+            block_part: 768 * 1024,
+            partials: 256 * 1024,
+            outbox: 16 * 1024 * 1024,
+            outbox_records: 200_000,
+            cut_after: 4 * 1024 * 1024,
+            granule: 10 * caudal_core::time::SECOND,
+        }
+    }
+}
+
+/// What every task shares.
+#[derive(Debug)]
+pub struct Shared {
+    /// Number of partitions of every partitioned topic.
+    pub partitions: i32,
+    /// How long ids are remembered, in microseconds of event time.
+    pub horizon: i64,
+    /// Queries whose group contains the account.
+    pub local: Vec<Query>,
+    /// Queries that go through partials.
+    pub global: Vec<Query>,
+    /// Schema id of `Transaction`.
+    pub transaction_schema: u32,
+    /// Schema id of `ValidTransaction`.
+    pub valid_schema: u32,
+    /// Hash of validation rules, block format and horizon.
+    pub rules: [u8; 16],
+    /// Queries that may start again empty although their definition changed.
+    pub reset_queries: Vec<String>,
+    /// Whether changed rules are accepted from here on.
+    pub adopt_rules: bool,
+    /// Sizes.
+    pub sizes: Sizes,
+    /// `caudal_estado`.
+    pub state_topic: Arc<str>,
+    /// `caudal_parciales`.
+    pub partials_topic: Arc<str>,
+    /// `transacciones_validas`.
+    pub valid_topic: Arc<str>,
+    /// `transacciones_dlq`.
+    pub dead_letter_topic: Arc<str>,
+    /// `transacciones`.
+    pub input_topic: Arc<str>,
+}
+
+/// Raised when the meaning of validation or of a block's format changes.
+const RULES_VERSION: u32 = 2;
+
+impl Shared {
+    /// For these plans.
+    #[must_use]
+    pub fn new(plans: Vec<Plan>, partitions: i32, horizon: i64) -> Shared {
+        let schemas = Schemas::shipped();
+        let mut rules = [0; 16];
+        let described = format!("{RULES_VERSION} {horizon}");
+        rules.copy_from_slice(&Sha256::digest(described.as_bytes())[..16]);
+        let (local, global) = plans.into_iter().map(Query::new).partition(|q| q.plan.is_local());
+        Shared {
+            partitions,
+            horizon,
+            local,
+            global,
+            transaction_schema: schemas.transaction.id,
+            valid_schema: schemas.valid.id,
+            rules,
+            reset_queries: Vec::new(),
+            adopt_rules: false,
+            sizes: Sizes::default(),
+            state_topic: topics::ESTADO.into(),
+            partials_topic: topics::PARCIALES.into(),
+            valid_topic: topics::VALIDAS.into(),
+            dead_letter_topic: topics::DLQ.into(),
+            input_topic: topics::TRANSACCIONES.into(),
+        }
+    }
+
+    /// The queries that a stage keeps a place for in its blocks: all of them in stage 1, which
+    /// decides lateness for each; those that go through partials in stage 2.
+    pub fn queries(&self, stage: Stage) -> impl Iterator<Item = &Query> {
+        let local = if stage == Stage::Account { &self.local[..] } else { &[] };
+        local.iter().chain(&self.global)
+    }
+
+    /// The idle time-outs of the queries, ascending, each once, in microseconds.
+    #[must_use]
+    pub fn idle_timeouts(&self) -> Vec<i64> {
+        let set: BTreeSet<i64> = self.global.iter().filter_map(|q| q.plan.idle_timeout).collect();
+        set.into_iter().collect()
+    }
+
+    /// The columns of the reference table that queries use.
+    #[must_use]
+    pub fn joined_columns(&self) -> BTreeSet<String> {
+        let joins = self.queries(Stage::Account).filter_map(|q| q.plan.join.as_ref());
+        joins.map(|join| join.column.clone()).collect()
+    }
+
+    /// The reference tables that queries join.
+    #[must_use]
+    pub fn tables(&self) -> BTreeSet<&str> {
+        self.queries(Stage::Account)
+            .filter_map(|q| q.plan.join.as_ref())
+            .map(|join| join.table.as_str())
+            .collect()
+    }
+}
+
+/// Why a task cannot go on: never a single bad record, always something that must be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// Money left the range of 128 bits.
+    #[error("{at}: {cause}")]
+    Overflow {
+        /// topic-partition@offset.
+        at: String,
+        /// What happened.
+        cause: SumOverflow,
+    },
+    /// Records of an internal topic are missing, doubled or not ours.
+    #[error("{at}: {what}")]
+    Broken {
+        /// topic-partition@offset.
+        at: String,
+        /// What is wrong.
+        what: String,
+    },
+}

@@ -1,0 +1,85 @@
+//! The topics that must be there before the engine starts.
+
+use crate::shared::{Shared, Stage};
+use anyhow::{Context as _, Result};
+use caudal_kafka::admin;
+use caudal_kafka::args::Kafka;
+use caudal_service::exit::Usage;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long to wait for brokers.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long to wait for a topic that is missing.
+const TOPICS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Every topic must be there, with as many partitions as its keys need. A topic that was made a
+/// moment ago may not have reached every broker: it is waited for.
+///
+/// # Errors
+/// The topic that is missing, or has another partition count.
+pub fn check_topics(kafka: &Kafka, shared: &Shared) -> Result<i32> {
+    let until = Instant::now() + TOPICS_PATIENCE;
+    loop {
+        match partition_count(&wait_for_topics(kafka)?, shared) {
+            Err(error) if Instant::now() < until => {
+                tracing::debug!(%error, "topics");
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn partition_count(found: &BTreeMap<String, admin::Topic>, shared: &Shared) -> Result<i32> {
+    let partitions = |topic: &str| {
+        found.get(topic).map(|t| t.partitions).ok_or_else(|| {
+            Usage(format!(
+                "topic {topic} does not exist; create the topics with `caudal topics apply`"
+            ))
+        })
+    };
+    let expected = partitions(&shared.input_topic)?;
+    let own = [
+        &shared.partials_topic,
+        &shared.state_topic,
+        &shared.valid_topic,
+        &shared.dead_letter_topic,
+    ];
+    let rows = shared.queries(Stage::Account).map(|query| &query.topic);
+    let late = shared.global.iter().map(|query| &query.late_topic);
+    for topic in own.into_iter().chain(rows).chain(late) {
+        let count = partitions(topic)?;
+        if count != expected {
+            return Err(Usage(format!(
+                "topic {topic} has {count} partitions, {} has {expected}; they must be equal: \
+                 `caudal topics migrate --partitions {expected}`",
+                shared.input_topic
+            ))
+            .into());
+        }
+    }
+    for table in shared.tables() {
+        if partitions(table)? != 1 {
+            let what = format!("topic {table} is joined as a table and must have one partition");
+            return Err(Usage(what).into());
+        }
+    }
+    Ok(expected)
+}
+
+fn wait_for_topics(kafka: &Kafka) -> Result<BTreeMap<String, admin::Topic>> {
+    let admin = admin::Admin::connect(kafka)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match admin.topics() {
+            Err(error) if error.transient && Instant::now() < until => {
+                tracing::warn!(%error, "waiting for the brokers");
+            }
+            other => {
+                return other
+                    .with_context(|| format!("is Kafka up at {}?", kafka.bootstrap_servers()));
+            }
+        }
+    }
+}

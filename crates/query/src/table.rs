@@ -1,0 +1,313 @@
+//! The table behind every windowed aggregate: one accumulator per group and pane, changed in
+//! place with a log of what was there before.
+//!
+//! Eviction happens at a commit and nowhere else, whole panes at a time. A batch can be taken
+//! back exactly, down to the numbers that later cells will get: a run that aborts and one that
+//! does not write the same bytes afterwards.
+
+use crate::aggregate::Accumulator;
+use crate::cells::{Cell, Cells, NONE};
+use crate::group::Row;
+use crate::names::Names;
+use crate::partials::Partial;
+use crate::plan::Plan;
+use crate::window::Window;
+use caudal_core::money::SumOverflow;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+
+/// Where a sweep over a container has got to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor(u32);
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Table {
+    names: Names,
+    cells: Cells,
+    /// Pane → its cell that was created last; the others follow from it.
+    panes: BTreeMap<i64, u32>,
+    /// Each cell that this batch touched, with what it held before; `None` for one that is new.
+    undo: Vec<(u32, Option<Accumulator>)>,
+}
+
+impl Table {
+    /// The number of a group. Whoever asks adds a record to it next: a group without cells is
+    /// never freed.
+    pub fn intern(&mut self, group: &str) -> u32 {
+        self.names.intern(group)
+    }
+
+    pub fn group(&self, number: u32) -> &crate::group::GroupKey {
+        self.names.text(number)
+    }
+
+    pub fn cell(&self, number: u32) -> &Cell {
+        self.cells.get(number)
+    }
+
+    /// The cells of a group, ordered by pane and first window.
+    pub fn cells_of(&self, group: u32) -> &[u32] {
+        self.names.cells(group)
+    }
+
+    /// Merges values into a cell, and gives its place among those of the group.
+    pub fn add(
+        &mut self,
+        group: u32,
+        (pane, from): (i64, i64),
+        values: &Accumulator,
+    ) -> Result<usize, SumOverflow> {
+        match self.find(group, (pane, from)) {
+            Ok(at) => {
+                let number = self.names.cells(group)[at];
+                let cell = self.cells.get_mut(number);
+                if !cell.touched {
+                    cell.touched = true;
+                    self.undo.push((number, Some(cell.values)));
+                }
+                cell.values.merge(values)?;
+                Ok(at)
+            }
+            Err(at) => {
+                let number = self.create(group, at, (pane, from), *values);
+                self.cells.get_mut(number).touched = true;
+                self.undo.push((number, None));
+                Ok(at)
+            }
+        }
+    }
+
+    /// Puts a cell back as it was written.
+    pub fn restore(&mut self, entry: &Partial) {
+        let group = self.names.intern(&entry.group);
+        match self.find(group, (entry.pane, entry.from)) {
+            Ok(at) => {
+                let number = self.names.cells(group)[at];
+                self.cells.get_mut(number).values = entry.values;
+            }
+            Err(at) => {
+                self.create(group, at, (entry.pane, entry.from), entry.values);
+            }
+        }
+    }
+
+    fn find(&self, group: u32, key: (i64, i64)) -> Result<usize, usize> {
+        let key_of = |number: &u32| {
+            let cell = self.cells.get(*number);
+            (cell.pane, cell.from)
+        };
+        let cells = self.names.cells(group);
+        // Nearly all records belong to the newest pane.
+        match cells.last().map(key_of) {
+            Some(last) if last == key => Ok(cells.len() - 1),
+            Some(last) if last > key => cells.binary_search_by_key(&key, key_of),
+            _ => Err(cells.len()),
+        }
+    }
+
+    fn create(
+        &mut self,
+        group: u32,
+        at: usize,
+        (pane, from): (i64, i64),
+        values: Accumulator,
+    ) -> u32 {
+        let newest = self.panes.entry(pane).or_insert(NONE);
+        let cell = Cell { values, pane, from, group, next: *newest, touched: false };
+        let number = self.cells.insert(cell);
+        *newest = number;
+        self.names.cells_mut(group).insert(at, number);
+        number
+    }
+
+    /// Takes back the creation of a cell; it is the newest of its pane again.
+    fn take_back(&mut self, number: u32) {
+        let Cell { pane, from, group, next, .. } = *self.cells.get(number);
+        if let Ok(at) = self.find(group, (pane, from)) {
+            let cells = self.names.cells_mut(group);
+            cells.remove(at);
+            if cells.is_empty() {
+                self.names.release(group);
+            }
+        }
+        if next == NONE {
+            self.panes.remove(&pane);
+        } else {
+            self.panes.insert(pane, next);
+        }
+        self.cells.remove(number);
+    }
+
+    /// Everything is as it was before the batch.
+    pub fn rollback(&mut self) {
+        while let Some((number, before)) = self.undo.pop() {
+            match before {
+                Some(values) => {
+                    let cell = self.cells.get_mut(number);
+                    (cell.values, cell.touched) = (values, false);
+                }
+                None => self.take_back(number),
+            }
+        }
+    }
+
+    /// Makes the batch final, and drops the panes whose last window is closed at `time`.
+    pub fn commit(&mut self, window: &Window, time: i64) {
+        for (number, _) in self.undo.drain(..) {
+            self.cells.get_mut(number).touched = false;
+        }
+        // The last window that holds a pane starts with it.
+        while let Some(pane) =
+            self.panes.first_entry().filter(|pane| window.is_closed(*pane.key(), time))
+        {
+            let mut number = pane.remove();
+            while number != NONE {
+                let Cell { group, next, .. } = *self.cells.get(number);
+                self.drop_closed(group, window, time);
+                self.cells.remove(number);
+                number = next;
+            }
+        }
+        if self.cells.len() == 0 {
+            self.clear();
+        }
+    }
+
+    /// Takes all closed panes out of a group's list at once, when its first cell is dropped.
+    fn drop_closed(&mut self, group: u32, window: &Window, time: i64) {
+        let cells = &self.cells;
+        let list = self.names.cells_mut(group);
+        let closed = list.partition_point(|number| window.is_closed(cells.get(*number).pane, time));
+        list.drain(..closed);
+        if closed > 0 && list.is_empty() {
+            self.names.release(group);
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.names.clear();
+        self.cells.clear();
+        self.panes.clear();
+        self.undo.clear();
+    }
+
+    /// The cells that this batch touched, in the order in which it first did.
+    pub fn touched(&self) -> impl Iterator<Item = u32> {
+        self.undo.iter().map(|(number, _)| *number)
+    }
+
+    pub fn entry(&self, number: u32) -> Partial {
+        let cell = self.cells.get(number);
+        Partial {
+            group: self.names.text(cell.group).clone(),
+            pane: cell.pane,
+            from: cell.from,
+            values: cell.values,
+        }
+    }
+
+    /// The entry after `cursor`, or the first one.
+    pub fn next_after(&self, cursor: Option<Cursor>) -> Option<(Cursor, Partial)> {
+        let number = self.cells.after(cursor.map(|cursor| cursor.0))?;
+        Some((Cursor(number), self.entry(number)))
+    }
+
+    /// What a group adds up to in the window that starts at `start`: its panes, without the
+    /// records that came after the window had closed.
+    pub fn total(
+        &self,
+        group: u32,
+        window: &Window,
+        start: i64,
+    ) -> Result<Option<Accumulator>, SumOverflow> {
+        let cells = self.names.cells(group);
+        let first = cells.partition_point(|number| self.cells.get(*number).pane < start);
+        let mut total: Option<Accumulator> = None;
+        for number in &cells[first..] {
+            let cell = self.cells.get(*number);
+            if cell.pane >= start + window.size {
+                break;
+            }
+            if cell.from <= start {
+                merge_into(&mut total, &cell.values)?;
+            }
+        }
+        Ok(total)
+    }
+
+    /// Final rows: those of the windows that are closed at `time` and were not at `before`, by
+    /// start and group, as far as HAVING holds.
+    pub fn closed_rows(
+        &self,
+        plan: &Plan,
+        before: i64,
+        time: i64,
+    ) -> Result<Vec<Row>, SumOverflow> {
+        let window = &plan.window;
+        let mut rows = Vec::new();
+        let mut start = window.first_open(before);
+        while let Some((pane, _)) = self.panes.range(start..).next() {
+            start = start.max(window.first_start(*pane));
+            if !window.is_closed(start, time) {
+                break;
+            }
+            self.rows_of_window(plan, start, &mut rows)?;
+            start += window.advance;
+        }
+        Ok(rows)
+    }
+
+    fn rows_of_window(
+        &self,
+        plan: &Plan,
+        start: i64,
+        rows: &mut Vec<Row>,
+    ) -> Result<(), SumOverflow> {
+        let mut totals: FxHashMap<u32, Option<Accumulator>> = FxHashMap::default();
+        for (_, newest) in self.panes.range(start..start + plan.window.size) {
+            let mut number = *newest;
+            while number != NONE {
+                let cell = self.cells.get(number);
+                if cell.from <= start {
+                    merge_into(totals.entry(cell.group).or_default(), &cell.values)?;
+                }
+                number = cell.next;
+            }
+        }
+        let begin = rows.len();
+        for (group, total) in totals {
+            if let Some(values) = total.filter(|values| plan.having_holds(values)) {
+                rows.push(Row { group: self.names.text(group).clone(), start, values });
+            }
+        }
+        rows[begin..].sort_unstable_by(|a, b| a.group.cmp(&b.group));
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.names.bytes()
+            + self.cells.bytes()
+            + self.cells.len() * size_of::<u32>()
+            + self.panes.len() * 32
+            + self.undo.capacity() * size_of::<(u32, Option<Accumulator>)>()
+    }
+}
+
+/// Merges values into a total that may not have begun.
+pub(crate) fn merge_into(
+    total: &mut Option<Accumulator>,
+    values: &Accumulator,
+) -> Result<(), SumOverflow> {
+    match total {
+        Some(total) => total.merge(values),
+        None => {
+            *total = Some(*values);
+            Ok(())
+        }
+    }
+}
