@@ -137,6 +137,7 @@ impl SimBroker {
             }
             records.extend(found.into_iter().map(|record| (partition.clone(), record)));
         }
+        drop(cluster);
         records.truncate(most);
         self.rewind_what_was_cut_off(&records);
         Ok(records)
@@ -154,14 +155,12 @@ impl SimBroker {
     }
 
     fn send(&self, cluster: &mut Cluster, out: &OutRecord) -> std::result::Result<i64, TxnError> {
+        let mut headers = Vec::with_capacity(out.header_count());
+        out.for_each_header(|name, value| headers.push((name.to_owned(), value.into())));
         let record = Record {
             key: out.key.as_deref().map(Into::into),
             value: out.value.as_deref().map(Into::into),
-            headers: out
-                .headers
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.as_slice().into()))
-                .collect(),
+            headers,
             ..Record::default()
         };
         let to = (out.topic.clone(), out.partition);
@@ -364,7 +363,8 @@ impl Broker for SimBroker {
     }
 
     fn start(&mut self, partition: &TopicPartition, offset: i64) -> Result<()> {
-        let mut cluster = self.call("start");
+        let world = Rc::clone(&self.world);
+        let mut cluster = world.call(&self.instance, "start");
         self.fails(&mut cluster, "seek")?;
         let Some(fetch) = self.owned.get_mut(partition) else {
             return Err(transient("not assigned"));
@@ -398,7 +398,8 @@ impl Broker for SimBroker {
     fn delete_records(&mut self, partition: i32, below: i64) {
         let mut cluster = self.call("delete records");
         let delay = Duration::from_millis(cluster.dice.within(0..3000).unsigned_abs());
-        let lost = cluster.strikes(cluster.rates.transient, "cuts that were lost");
+        let rate = cluster.rates.transient;
+        let lost = cluster.strikes(rate, "cuts that were lost");
         let partition = (topics::ESTADO.into(), partition);
         cluster.note(|| {
             format!("{}: asks to cut {} below {below}", self.instance, name(&partition))

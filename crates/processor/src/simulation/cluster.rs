@@ -156,6 +156,11 @@ impl Cluster {
         self.logs.keys().map(|(topic, _)| topic.as_ref()).collect()
     }
 
+    /// The end of every partition.
+    pub fn ends(&self) -> BTreeMap<String, i64> {
+        self.logs.iter().map(|(p, log)| (name(p), log.high_watermark())).collect()
+    }
+
     /// Appends a record as a broker does: offset and time are its own.
     pub fn append(
         &mut self,

@@ -89,11 +89,9 @@ impl Group {
         }
     }
 
-    /// Ends the session of a member at once (a stall that lasted long enough).
-    pub fn expire(&mut self, instance: &str) {
-        if self.members.remove(instance).is_some() {
-            self.rebalance();
-        }
+    /// What its members share.
+    pub fn partitions(&self) -> &[TopicPartition] {
+        &self.partitions
     }
 
     /// A poll of a member: `mine` is who it thinks it is, `held` what it holds.
@@ -177,6 +175,7 @@ impl Group {
             let least = wanted.values_mut().min_by_key(|w| w.len()).expect("a member");
             least.insert(partition.clone());
         }
+        level(&mut wanted);
         let held: BTreeMap<TopicPartition, String> = self
             .members
             .iter()
@@ -236,6 +235,21 @@ impl Group {
             return Err(());
         }
         Ok(self.offsets.get(partition).cloned())
+    }
+}
+
+/// Moves partitions until no member has two more than another.
+fn level(wanted: &mut BTreeMap<&String, BTreeSet<TopicPartition>>) {
+    loop {
+        let most = wanted.iter().max_by_key(|(_, w)| w.len()).map(|(name, w)| (*name, w.len()));
+        let least = wanted.iter().min_by_key(|(_, w)| w.len()).map(|(name, w)| (*name, w.len()));
+        let (Some((from, many)), Some((to, few))) = (most, least) else { return };
+        if many - few < 2 {
+            return;
+        }
+        if let Some(partition) = wanted.get_mut(from).and_then(BTreeSet::pop_last) {
+            wanted.entry(to).or_default().insert(partition);
+        }
     }
 }
 

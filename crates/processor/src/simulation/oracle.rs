@@ -2,7 +2,7 @@
 //! and what was found.
 
 use super::cluster::Cluster;
-use super::input::Truth;
+use super::input::Fact;
 use super::queries::Spec;
 use super::reference::{Arrived, Expected, Row, expect};
 use super::schedule::Played;
@@ -11,7 +11,6 @@ use super::{HORIZON, TABLE};
 use caudal_core::avro::{self, Reader};
 use caudal_core::decode::Record;
 use caudal_core::headers;
-use caudal_core::partitioner::partition_of;
 use caudal_core::topics;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -24,7 +23,7 @@ pub fn check(played: &Played, specs: &[Spec]) -> Result<Expected, String> {
     let logs = arrivals(played)?;
     let cluster = played.world.cluster();
     let state = StateLog::read(&cluster)?;
-    let joined = |_: &Spec, partition: i32, offset: i64, fact: &super::input::Fact| {
+    let joined = |_: &Spec, partition: i32, offset: i64, fact: &Fact| {
         let below = state.table_offset(partition, offset)?;
         table_at(&cluster, below).get(&fact.merchant).cloned()
     };
@@ -243,17 +242,7 @@ fn sums(sums: &caudal_core::money::Sums) -> BTreeMap<String, i128> {
     sums.iter().map(|(currency, nano)| (currency.as_str().to_owned(), nano)).collect()
 }
 
-/// Unused amounts, for the naive rule: how many valid records the input has at all.
-pub fn valid_records(played: &Played) -> usize {
-    played.inputs.iter().filter(|input| matches!(input.truth, Truth::Valid(_))).count()
-}
-
 /// The row that two rows make together.
 pub fn merged(a: Row, b: Row) -> Row {
     (a.0 + b.0, a.1 + b.1, a.2.min(b.2), a.3.max(b.3))
-}
-
-/// The partition of `caudal_parciales` that a group goes to.
-pub fn home_of(group: &str, partitions: i32) -> i32 {
-    partition_of(group.as_bytes(), partitions)
 }

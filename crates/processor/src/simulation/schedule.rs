@@ -1,13 +1,15 @@
 //! A schedule: what happens in which order, drawn from a seed, then a time in which nothing fails
 //! until everything is caught up.
 
-use super::cluster::{Cluster, Rates};
+use super::cluster::{Cluster, Rates, name};
 use super::dice::Dice;
 use super::input::{Input, Shape};
+use super::oracle::same;
 use super::queries::Spec;
 use super::world::World;
 use super::{HORIZON, TABLE};
 use crate::shared::Shared;
+use crate::tasks::Task;
 use caudal_core::decode::Record;
 use caudal_core::time::SECOND;
 use caudal_core::topics;
@@ -32,11 +34,18 @@ pub struct Played {
     pub placed: BTreeMap<(i32, i64), usize>,
 }
 
+impl Drop for Played {
+    fn drop(&mut self) {
+        self.world.end();
+    }
+}
+
 /// Whoever writes the input.
 struct Sender {
     epoch: u32,
     transactional: bool,
-    open: bool,
+    /// What the open txn began with.
+    open: Option<usize>,
     sent: usize,
 }
 
@@ -53,7 +62,7 @@ pub fn play(seed: u64, specs: &[Spec], tracing: bool) -> Result<Played, String> 
     let mut sender = Sender {
         epoch: played.world.cluster().init_transactions(SENDER),
         transactional: dice.chance(400),
-        open: false,
+        open: None,
         sent: 0,
     };
     let ahead = if dice.chance(300) { played.inputs.len() } else { dice.index(20) };
@@ -137,9 +146,12 @@ impl Played {
     /// aborted and sent again.
     fn send(&mut self, dice: &mut Dice, sender: &mut Sender, count: usize) {
         let mut cluster = self.world.cluster();
-        if sender.open {
-            cluster.end_txn(SENDER, sender.epoch, true).expect("nobody else is the producer");
-            sender.open = false;
+        if let Some(begun) = sender.open.take()
+            && cluster.end_txn(SENDER, sender.epoch, true).is_err()
+        {
+            cluster.note(|| format!("input {begun}.. has timed out and is sent again"));
+            sender.epoch = cluster.init_transactions(SENDER);
+            sender.sent = begun;
         }
         let end = self.inputs.len().min(sender.sent + count);
         if end == sender.sent {
@@ -163,9 +175,9 @@ impl Played {
             cluster.end_txn(SENDER, sender.epoch, false).expect("open");
         }
         cluster.note(|| format!("input {}..{end} is sent", sender.sent));
-        sender.sent = end;
+        let begun = std::mem::replace(&mut sender.sent, end);
         match sender.transactional && dice.chance(200) {
-            true => sender.open = true,
+            true => sender.open = Some(begun),
             false if sender.transactional => {
                 cluster.end_txn(SENDER, sender.epoch, true).expect("open");
             }
@@ -196,7 +208,7 @@ impl Played {
             cluster.rates = Rates::default();
             cluster.note(|| "from here on nothing fails".into());
         }
-        while sender.sent < self.inputs.len() || sender.open {
+        while sender.sent < self.inputs.len() || sender.open.is_some() {
             self.send(dice, sender, 30);
         }
         self.settle()?;
@@ -225,27 +237,70 @@ impl Played {
             if let Some(failure) = self.world.failure() {
                 return Err(failure);
             }
-            quiet = if committed || !self.has_caught_up() { 0 } else { quiet + 1 };
+            quiet = if committed || self.left_to_do().is_some() { 0 } else { quiet + 1 };
             if quiet >= 4 {
                 return Ok(());
             }
         }
-        Err(format!("not caught up; unstable: {:?}", self.world.cluster().unstable()))
+        Err(format!("not caught up: {}", self.left_to_do().unwrap_or("always busy".into())))
     }
 
-    fn has_caught_up(&self) -> bool {
-        let mut settled = true;
-        self.world.engines(|engine| settled &= engine.is_settled());
+    /// Kills every process and lets others read the state from the log: it must be the same, and
+    /// nothing is done again.
+    ///
+    /// # Errors
+    /// When it is another, or something is done.
+    pub fn restart(&self) -> Result<(), String> {
+        let before = (self.states(), self.world.cluster().ends());
+        (0..self.world.len()).for_each(|at| self.world.kill(at));
+        self.settle()?;
+        let after = (self.states(), self.world.cluster().ends());
+        same(|| "state read back from the log".into(), &before.0, &after.0)?;
+        same(|| "ends of the partitions after a restart".into(), &before.1, &after.1)
+    }
+
+    /// Per task: next offset, keys by query, and the ledger.
+    fn states(&self) -> BTreeMap<String, String> {
+        let mut states = BTreeMap::new();
+        self.world.engines(|engine| {
+            for (id, task) in engine.tasks().iter() {
+                let keys: Vec<(&str, usize)> =
+                    task.state().into_iter().map(|(query, keys, _)| (query, keys)).collect();
+                let ledger = match task {
+                    Task::Account(task) => format!("{:?}", task.ledger()),
+                    Task::Group(task) => format!("{:?}", task.ledger()),
+                };
+                let state = format!("next offset {}, keys {keys:?}, {ledger}", task.next_offset());
+                states.insert(id.to_string(), state);
+            }
+        });
+        states
+    }
+
+    /// What is not caught up yet.
+    fn left_to_do(&self) -> Option<String> {
+        let (mut settled, mut tasks) = (true, 0);
+        self.world.engines(|engine| {
+            settled &= engine.tasks().is_empty() || engine.is_settled();
+            tasks += engine.tasks().len();
+        });
+        let all = self.world.cluster().group.partitions().len();
+        if !settled || tasks != all {
+            return Some(format!("{tasks} of {all} tasks run, or something is at hand"));
+        }
         let mut cluster = self.world.cluster();
-        settled
-            && cluster.is_settled()
-            && (0..self.world.shared.partitions).all(|p| {
-                [topics::TRANSACCIONES, topics::PARCIALES].iter().all(|topic| {
-                    let partition: TopicPartition = ((*topic).into(), p);
-                    let Ok(committed) = cluster.group.committed(&partition) else { return false };
-                    let next = committed.map_or(0, |c| c.next_offset);
-                    cluster.log(&partition).next(next).is_none()
-                })
-            })
+        if !cluster.is_settled() {
+            return Some("a txn is open, or something is on its way".into());
+        }
+        for partition in cluster.group.partitions().to_vec() {
+            let Ok(committed) = cluster.group.committed(&partition) else {
+                return Some(format!("{} is not stable", name(&partition)));
+            };
+            let next = committed.map_or(0, |c| c.next_offset);
+            if let Some(left) = cluster.log(&partition).next(next) {
+                return Some(format!("{}@{}", name(&partition), left.record.offset));
+            }
+        }
+        None
     }
 }

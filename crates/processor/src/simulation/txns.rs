@@ -4,7 +4,7 @@
 //! ends whatever is open then, unless the epoch has risen meanwhile. Markers are written partition
 //! by partition; positions become visible with a marker of their own.
 
-use super::cluster::{Cluster, name};
+use super::cluster::Cluster;
 use super::group::MemberId;
 use super::log::TxnId;
 use caudal_core::decode::Record;
@@ -212,18 +212,6 @@ impl Cluster {
         self.late.is_empty()
             && self.cuts.is_empty()
             && self.producers.values().all(|p| matches!(p.state, State::Empty))
-    }
-
-    /// Partitions with an open txn, for a person.
-    pub fn unstable(&self) -> Vec<String> {
-        self.producers
-            .values()
-            .filter_map(|p| match &p.state {
-                State::Ongoing { partitions, .. } => Some(partitions.iter().map(name)),
-                _ => None,
-            })
-            .flatten()
-            .collect()
     }
 }
 
