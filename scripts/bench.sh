@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# First figures on a stack of its own. Arguments: commit, drain, latency or all.
+# Benchmarks on a stack of its own. Arguments: commit, drain, latency or all (these three); or
+# processor, and of it the parts drain, restart, rate, latency (RECORDS=2000000 RUNS=5).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/stack-for-tests.sh
@@ -7,4 +8,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/build.sh
 trap stack_down EXIT
 target/release/caudal stack up
-target/release/caudal-bench "${1:-all}"
+target/release/caudal-bench "${@:-all}"

@@ -1,6 +1,6 @@
 //! Faults, each with proof that it hit work in flight.
 
-use crate::flight::{OpenTxns, open_db_tx};
+use crate::flight::{OpenTxn, OpenTxns, open_db_tx};
 use crate::pipeline::Service;
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::{Rng as _, SeedableRng as _};
@@ -49,6 +49,8 @@ pub enum Work<'a> {
     /// An open Kafka transaction in a topic that the process writes, begun at or after these ends:
     /// those before the process was started, so that it is its own.
     Txn(&'a OpenTxns, Vec<i64>),
+    /// The same where others write the topic too: its own is what stays open while it is frozen.
+    TxnAmongOthers(&'a OpenTxns, Vec<i64>),
     /// An open transaction of the sink in PostgreSQL: the database, and its time before the sink
     /// was started.
     DbTx(&'a str, String),
@@ -57,9 +59,23 @@ pub enum Work<'a> {
 impl Work<'_> {
     fn find(&self) -> Result<Option<String>> {
         match self {
-            Work::Txn(open, since) => Ok(open.find_since(since)?.map(|txn| format!("{txn:?}"))),
+            Work::Txn(open, since) | Work::TxnAmongOthers(open, since) => {
+                Ok(open.find_since(since)?.map(|txn| format!("{txn:?}")))
+            }
             Work::DbTx(url, since) => open_db_tx(url, since),
         }
+    }
+
+    /// As [`Work::find`], of a process that is frozen.
+    fn find_frozen(&self) -> Result<Option<String>> {
+        let Work::TxnAmongOthers(open, since) = self else { return self.find() };
+        let before = open.all_since(since)?;
+        // Others end theirs within a commit interval or two.
+        std::thread::sleep(Duration::from_secs(1));
+        let after = open.all_since(since)?;
+        let same = |a: &OpenTxn, b: &OpenTxn| (&a.partition, a.stable) == (&b.partition, b.stable);
+        let stayed = after.iter().find(|txn| before.iter().any(|earlier| same(txn, earlier)));
+        Ok(stayed.map(|txn| format!("{txn:?}")))
     }
 }
 
@@ -86,7 +102,7 @@ pub fn kill_in_flight(
         if work.find()?.is_some() {
             signal(service.pid(), "STOP")?;
             // Frozen: what is open now stays open until the kill.
-            let found = work.find();
+            let found = work.find_frozen();
             if let Ok(Some(found)) = found {
                 service.kill()?;
                 println!("killed with work in flight: {found}");

@@ -59,14 +59,23 @@ impl OpenTxns {
     /// # Errors
     /// When a partition's leader does not answer.
     pub fn find_since(&self, ends: &[i64]) -> Result<Option<OpenTxn>> {
+        Ok(self.all_since(ends)?.into_iter().next())
+    }
+
+    /// All such partitions.
+    ///
+    /// # Errors
+    /// When a partition's leader does not answer.
+    pub fn all_since(&self, ends: &[i64]) -> Result<Vec<OpenTxn>> {
+        let mut found = Vec::new();
         for (p, since) in (0..self.partitions).zip(ends) {
             let (_, end) = self.all.watermarks(self.topic, p)?;
             let (_, stable) = self.stable.watermarks(self.topic, p)?;
             if stable < end && stable >= *since {
-                return Ok(Some(OpenTxn { partition: format!("{}-{p}", self.topic), stable, end }));
+                found.push(OpenTxn { partition: format!("{}-{p}", self.topic), stable, end });
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Sum of the ends: how far the topic has come.

@@ -7,6 +7,10 @@
 pub mod expectation;
 pub mod fault;
 pub mod flight;
+pub mod http;
 pub mod pipeline;
+pub mod plans;
 pub mod query;
+pub mod rows;
 pub mod runbook;
+pub mod topic;

@@ -64,6 +64,15 @@ impl Pipeline {
         Ok(command)
     }
 
+    /// An address for metrics that no other stack's tests use.
+    ///
+    /// # Errors
+    /// When `CAUDAL_PORT_OFFSET` is not a number.
+    pub fn metrics_address(&self, place: usize) -> Result<String> {
+        let offset: usize = std::env::var("CAUDAL_PORT_OFFSET")?.parse()?;
+        Ok(format!("127.0.0.1:{}", offset + 9_460 + place))
+    }
+
     /// Runs `caudal …` and gives what it printed.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! `kill -9` of broker-2, and of the leader of `transacciones-0`, in the middle of a run.
+//! `kill -9` of the broker that coordinates the transactions of an engine thread, and of the leader
+//! of `transacciones-0`, in the middle of a run with two engine threads.
 
 use anyhow::{Context as _, Result, ensure};
 use caudal_core::topics;
@@ -6,10 +7,13 @@ use caudal_e2e::expectation::Expectation;
 use caudal_e2e::fault::{Moments, wait_until};
 use caudal_e2e::flight::OpenTxns;
 use caudal_e2e::pipeline::Pipeline;
+use caudal_kafka::args::Isolation;
+use caudal_kafka::offsets::Offsets;
 use std::time::Duration;
 
 const RECORDS: &str = "240000";
 const LIMIT: Duration = Duration::from_secs(300);
+const INSTANCE: &str = "brokers-test";
 
 #[test]
 fn a_killed_broker_loses_and_repeats_nothing() -> Result<()> {
@@ -18,15 +22,18 @@ fn a_killed_broker_loses_and_repeats_nothing() -> Result<()> {
     let seed = "12";
     let expectation = Expectation::of(RECORDS, seed)?;
     // Supervised, as users run them: the watchdog may end a service that hangs in a call.
-    pipeline.caudal(&["services", "up"])?;
+    let mut up = pipeline.command("caudal")?;
+    up.args(["services", "up"]).env("CAUDAL_THREADS", "2").env("CAUDAL_INSTANCE", INSTANCE);
+    ensure!(up.status()?.success(), "caudal services up failed");
     let produce =
         ["--generate", RECORDS, "--seed", seed, "--batch-records", "2000", "--rate", "3000"];
     let mut producer = pipeline.start("caudal-producer", "producer", &produce)?;
 
     let output = OpenTxns::of(&pipeline.kafka, topics::VALIDAS)?;
     wait_until("the pipeline flows", Duration::from_secs(60), || Ok(output.total()? > 5_000))?;
-    kill_broker("broker-2", &pipeline, &mut moments)?;
-    pipeline.stack.start("broker-2")?;
+    let coordinator = coordinator_of(&format!("caudal-processor-{INSTANCE}-1"), &pipeline)?;
+    kill_broker(&coordinator, &pipeline, &mut moments)?;
+    pipeline.stack.start(&coordinator)?;
 
     let leader = leader_of_first_partition(&pipeline)?;
     kill_broker(&leader, &pipeline, &mut moments)?;
@@ -78,5 +85,21 @@ fn leader_of_first_partition(pipeline: &Pipeline) -> Result<String> {
     let leader = caudal_kafka::admin::Admin::connect(&pipeline.kafka)?
         .leader(topics::TRANSACCIONES, 0)?
         .context("transacciones-0 has no leader")?;
+    Ok(format!("broker-{leader}"))
+}
+
+/// The broker that coordinates the transactions of a `transactional.id`: the leader of its
+/// partition of `__transaction_state`, chosen by Java's hash of the id.
+fn coordinator_of(transactional_id: &str, pipeline: &Pipeline) -> Result<String> {
+    let topic = "__transaction_state";
+    let offsets = Offsets::connect(&pipeline.kafka, Isolation::ReadCommitted, "caudal-e2e")?;
+    let partitions = offsets.partitions(topic)?;
+    let hash = transactional_id
+        .encode_utf16()
+        .fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    let partition = hash.checked_abs().unwrap_or(0) % partitions;
+    let leader = caudal_kafka::admin::Admin::connect(&pipeline.kafka)?.leader(topic, partition)?;
+    let leader = leader.with_context(|| format!("{topic}-{partition} has no leader"))?;
+    println!("broker-{leader} coordinates {transactional_id}");
     Ok(format!("broker-{leader}"))
 }

@@ -2,44 +2,28 @@
 
 use anyhow::{Context as _, Result, ensure};
 use caudal_e2e::fault::wait_until;
+use caudal_e2e::http::{get, is_ready};
 use caudal_e2e::pipeline::Pipeline;
 use caudal_e2e::query;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
-
-const PROCESSOR: &str = "127.0.0.1:29402";
-const SINK: &str = "127.0.0.1:29403";
-
-fn get(address: &str, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn is_ready(address: &str) -> bool {
-    get(address, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-}
 
 #[test]
 fn a_students_line_ends_as_a_row_and_services_stop_in_good_order() -> Result<()> {
     let Some(pipeline) = Pipeline::empty("services")? else { return Ok(()) };
+    let (for_processor, for_sink) = (pipeline.metrics_address(0)?, pipeline.metrics_address(1)?);
     let mut processor = pipeline.start(
         "caudal-processor",
         "processor",
-        &["--metrics-listen", PROCESSOR, "--log-format", "json"],
+        &["--metrics-listen", &for_processor, "--log-format", "json"],
     )?;
     let mut sink = pipeline.start(
         "caudal-sink",
         "sink",
-        &["--metrics-listen", SINK, "--log-format", "json"],
+        &["--metrics-listen", &for_sink, "--log-format", "json"],
     )?;
     wait_until("the services are ready", Duration::from_secs(90), || {
-        Ok(is_ready(PROCESSOR) && is_ready(SINK))
+        Ok(is_ready(&for_processor) && is_ready(&for_sink))
     })?;
     let line = r#"{"transaction_id":"alumna-1","account_id":"cuenta-7","merchant_id":"libreria","amount":"12.50","currency":"EUR","kind":"PURCHASE","event_time":"2026-01-31T12:00:00Z"}"#;
     pipeline.console_produce("transacciones", &format!("{line}\n"))?;
@@ -50,7 +34,7 @@ fn a_students_line_ends_as_a_row_and_services_stop_in_good_order() -> Result<()>
         )?;
         Ok(found == ["alumna-1 12.50"])
     })?;
-    for address in [PROCESSOR, SINK] {
+    for address in [&for_processor, &for_sink] {
         let metrics = get(address, "/metrics")?;
         ensure!(metrics.contains("caudal_build_info"), "{address} has no metrics");
         ensure!(get(address, "/livez")?.starts_with("HTTP/1.1 200"), "{address} is not live");

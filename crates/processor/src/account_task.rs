@@ -24,7 +24,8 @@ use caudal_core::validate::validate;
 use caudal_query::group::{self, Row};
 use caudal_query::panes::PaneState;
 use caudal_query::partials::{Partial, Partials};
-use caudal_query::table;
+use caudal_query::plan::Emit;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub use partials::{Message, Source};
 enum Cursor {
     Seen(dedup::Cursor),
     /// All ids are behind; in the panes of the query at this place, after this entry.
-    Pane(usize, Option<table::Cursor>),
+    Pane(usize, Option<caudal_query::Cursor>),
 }
 
 /// All of a task that a batch changes, but its keyed state: small enough to be copied per batch.
@@ -348,10 +349,11 @@ impl AccountTask {
         let last_offset = self.at.next_offset - 1;
         for (place, query) in shared.local.iter().enumerate() {
             let panes = &mut self.panes[place];
-            let mut rows = panes.take_last_rows();
-            let closed = panes.take_final_rows(&query.plan, self.at.stream_time);
-            rows.extend(closed.map_err(|cause| self.overflow(last_offset, cause))?);
-            for row in rows {
+            let rows = match query.plan.emit {
+                Emit::Changes => Ok(panes.take_last_rows()),
+                Emit::Final => panes.take_final_rows(&query.plan, self.at.stream_time),
+            };
+            for row in rows.map_err(|cause| self.overflow(last_offset, cause))? {
                 self.emit_row(place, query, &row, last_offset, outbox);
             }
         }

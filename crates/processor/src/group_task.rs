@@ -18,11 +18,11 @@ use caudal_query::group::{self, Row};
 use caudal_query::merge::{MergeState, Merged};
 use caudal_query::partials::Partial;
 use caudal_query::plan::Emit;
-use caudal_query::table;
+
 use std::sync::Arc;
 
 /// Where a sweep has got to: in the entries of the query at this place, after this one.
-type Cursor = (usize, Option<table::Cursor>);
+type Cursor = (usize, Option<caudal_query::Cursor>);
 
 /// All of a task that a batch changes, but its keyed state: small enough to be copied per batch.
 #[derive(Debug, Clone)]

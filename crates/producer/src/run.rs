@@ -3,7 +3,7 @@
 use crate::args::{Cli, ProducerArgs};
 use crate::commit::{Committed, Committer, PATIENCE, standing};
 use crate::feed::{self, Chunk, Limits, Message, Origin};
-use crate::generate::{self, Recipe};
+use crate::generate::{self, Recipe, Shape};
 use crate::mapping::{Mapping, check_source};
 use crate::metrics::{Metrics, PORT};
 use crate::progress::{Progress, Tally};
@@ -175,7 +175,12 @@ fn plan_generator(args: &ProducerArgs, count: u64) -> Result<(String, Origin)> {
             ))
         })?
     };
-    let recipe = Recipe { count, seed: args.seed, base: base.div_euclid(SECOND) * SECOND };
+    let recipe = Recipe {
+        count,
+        seed: args.seed,
+        base: base.div_euclid(SECOND) * SECOND,
+        shape: Shape::Life,
+    };
     let label = if now { format!("{}-{count}-now", args.seed) } else { recipe.label() };
     let source = args.source.clone().unwrap_or_else(|| format!("generate-{label}"));
     check_source(&source)?;

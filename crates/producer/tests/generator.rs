@@ -7,7 +7,7 @@ use caudal_core::reject::Reason;
 use caudal_core::time::HOUR;
 use caudal_core::validate::validate;
 use caudal_producer::generate::{
-    BASE, Class, Dice, Expected, Generator, Recipe, STEP, Zipf, expected,
+    BASE, Class, Dice, Expected, Generator, Recipe, STEP, Shape, Zipf, expected,
 };
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -100,6 +100,22 @@ fn another_first_event_time_changes_ids_but_no_sum() {
         assert_eq!(record.class, other.class);
         assert!(record.value != other.value || record.value.is_none_or(|v| v.len() < 11));
     }
+}
+
+#[test]
+fn the_load_is_avro_with_one_in_a_thousand_broken() {
+    let recipe = Recipe { shape: Shape::Load, ..Recipe::new(COUNT, 5) };
+    let (mut found, mut json) = (Expected::default(), 0);
+    for record in Generator::new(recipe, "generate", SCHEMA) {
+        let broken = matches!(record.class, Class::Dead(..));
+        json += u64::from(!broken && record.value.is_some_and(|v| v.starts_with(b"{")));
+        found.add(&record.class).unwrap();
+    }
+    assert_eq!((json, found.conflicts), (0, 0));
+    let share = |count: u64, of: u64| count * of / COUNT;
+    assert!((7..=12).contains(&share(found.duplicates, 1_000)), "about 1 %: {found:?}");
+    let dead: u64 = found.dead.values().sum();
+    assert!((7..=13).contains(&share(dead, 10_000)), "about 0.1 %: {found:?}");
 }
 
 #[test]

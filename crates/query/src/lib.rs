@@ -13,7 +13,9 @@ mod names;
 pub mod panes;
 pub mod partials;
 pub mod plan;
-pub mod table;
+#[cfg(test)]
+mod sample;
+mod table;
 pub mod window;
 
 pub use table::Cursor;

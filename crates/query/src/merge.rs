@@ -145,31 +145,4 @@ impl MergeState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::aggregate::Accumulator;
-    use crate::plan::ventas_gold;
-    use caudal_core::time::MINUTE;
-
-    fn partial(start: i64, nano: i128) -> Partial {
-        let values = Accumulator::of(nano);
-        Partial { group: "[\"m\",\"EUR\"]".into(), pane: start, from: start, values }
-    }
-
-    #[test]
-    fn merges_until_the_watermark_closes_the_window() {
-        let plan = ventas_gold();
-        let mut state = MergeState::default();
-        assert_eq!(state.merge(&plan, &partial(0, 1), i64::MIN), Ok(Merged::Merged));
-        assert_eq!(state.merge(&plan, &partial(0, 2), MINUTE), Ok(Merged::Merged));
-        assert_eq!(state.changed_rows(&plan).expect("sum")[0].values.sum, 3);
-        let closing = MINUTE + plan.window.grace;
-        state.commit(&plan, closing - 1);
-        assert!(state.changed_rows(&plan).expect("sum").is_empty());
-        assert_eq!(state.len(), 1);
-        state.commit(&plan, closing);
-        assert!(state.is_empty());
-        assert_eq!(state.merge(&plan, &partial(0, 4), closing), Ok(Merged::TooLate));
-        assert!(state.is_empty());
-    }
-}
+mod tests;

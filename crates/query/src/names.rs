@@ -77,12 +77,16 @@ impl Names {
         self.text_bytes = 0;
     }
 
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.all.len() - self.free.len()
+    }
+
     /// Bytes on the heap, at about 16 for a counted text's header and for a short list's block.
     pub fn bytes(&self) -> usize {
-        let live = self.all.len() - self.free.len();
         self.all.capacity() * size_of::<Name>()
             + self.index.allocation_size()
             + self.text_bytes
-            + live * 32
+            + self.len() * 32
     }
 }

@@ -296,7 +296,7 @@ mod tests {
         }
     }
 
-    const GOLDEN: [u8; 8] = [0; 8];
+    const GOLDEN: [u8; 8] = [119, 151, 9, 2, 58, 10, 114, 55];
 
     #[test]
     fn only_groups_with_the_account_are_local() {

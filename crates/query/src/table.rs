@@ -311,3 +311,6 @@ pub(crate) fn merge_into(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

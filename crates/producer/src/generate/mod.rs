@@ -1,8 +1,8 @@
 //! Seeded records that look like life, and what they must lead to.
 //!
-//! Ten thousand accounts and a thousand merchants with Zipf skew, refunds, three currencies with
+//! Accounts and merchants with Zipf skew, refunds, three currencies with
 //! different exponents, late arrivals, repeats, conflicts and broken records. A pure function of
-//! (N, seed, first event time): the same on every machine, at every start.
+//! its [`Recipe`]: the same on every machine, at every start.
 
 mod broken;
 mod draw;
@@ -23,11 +23,9 @@ use std::collections::BTreeMap;
 
 /// First event time unless another is chosen: 2026-01-05T08:00:00Z, in microseconds.
 pub const BASE: i64 = 1_767_600_000 * SECOND;
-/// Event time from one record to the next, in microseconds: 200,000 records span 90 minutes.
+/// Event time from one record of [`Shape::Life`] to the next, in microseconds: 200,000 records span
+/// 90 minutes.
 pub const STEP: i64 = 27_000;
-/// Accounts and merchants.
-const ACCOUNTS: u64 = 10_000;
-const MERCHANTS: u64 = 1_000;
 /// A repeat comes at most this many records later: within two minutes of event time.
 const REPEAT_WITHIN: i64 = 4_000;
 
@@ -69,6 +67,50 @@ pub struct Generated {
     pub class: Class,
 }
 
+/// How many deal with whom, how fast, and how often something is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Ten thousand accounts, a thousand merchants; one record in ten is JSON, one in 500 broken,
+    /// one in 5,000 contradicts an earlier one.
+    Life,
+    /// The load of benchmarks: a hundred thousand accounts, ten thousand merchants; all Avro, one
+    /// in a thousand broken. Event time passes at 1,000,000 records an hour.
+    Load,
+}
+
+impl Shape {
+    fn accounts(self) -> u64 {
+        match self {
+            Shape::Life => 10_000,
+            Shape::Load => 100_000,
+        }
+    }
+
+    fn merchants(self) -> u64 {
+        match self {
+            Shape::Life => 1_000,
+            Shape::Load => 10_000,
+        }
+    }
+
+    /// Event time from one record to the next, in microseconds.
+    #[must_use]
+    pub fn step(self) -> i64 {
+        match self {
+            Shape::Life => STEP,
+            Shape::Load => 3_600,
+        }
+    }
+
+    /// One record in so many is broken.
+    fn broken(self) -> u64 {
+        match self {
+            Shape::Life => 500,
+            Shape::Load => 1_000,
+        }
+    }
+}
+
 /// Which records to generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recipe {
@@ -78,23 +120,30 @@ pub struct Recipe {
     pub seed: u64,
     /// First event time in microseconds since 1970.
     pub base: i64,
+    /// What they look like.
+    pub shape: Shape,
 }
 
 impl Recipe {
-    /// With the usual first event time.
+    /// Of [`Shape::Life`], with the usual first event time.
     #[must_use]
     pub fn new(count: u64, seed: u64) -> Recipe {
-        Recipe { count, seed, base: BASE }
+        Recipe { count, seed, base: BASE, shape: Shape::Life }
     }
 
-    /// `<seed>-<count>`, and the first event time in seconds where it is not the usual one.
+    /// `<seed>-<count>`, then the first event time in seconds and the shape where they are not the
+    /// usual ones.
     #[must_use]
     pub fn label(&self) -> String {
-        let Recipe { count, seed, base } = *self;
-        if base == BASE {
-            return format!("{seed}-{count}");
+        let Recipe { count, seed, base, shape } = *self;
+        let mut label = format!("{seed}-{count}");
+        if base != BASE {
+            label += &format!("-{}", base.div_euclid(SECOND));
         }
-        format!("{seed}-{count}-{}", base.div_euclid(SECOND))
+        if shape == Shape::Load {
+            label += "-load";
+        }
+        label
     }
 }
 
@@ -123,8 +172,8 @@ impl Generator {
             source: source.to_owned(),
             schema_id,
             dice: Dice::new(recipe.seed),
-            accounts: Zipf::new(ACCOUNTS),
-            merchants: Zipf::new(MERCHANTS),
+            accounts: Zipf::new(recipe.shape.accounts()),
+            merchants: Zipf::new(recipe.shape.merchants()),
             next: 0,
             pending: BTreeMap::new(),
         }
@@ -133,7 +182,7 @@ impl Generator {
     fn fresh(&mut self, index: u64) -> Generated {
         let transaction = self.transaction(index);
         let key = transaction.account_id.as_bytes().to_vec();
-        if self.dice.one_in(500) {
+        if self.dice.one_in(self.recipe.shape.broken()) {
             let fault = self.dice.pick(&Fault::ALL);
             let (value, reason, money) = fault.apply(transaction, self.schema_id, &mut self.dice);
             return Generated { key, value, class: Class::Dead(reason, money) };
@@ -153,7 +202,7 @@ impl Generator {
             let class = Class::Duplicate(currency, amount);
             let due = index.saturating_add_signed(self.dice.between(1, REPEAT_WITHIN));
             self.pending.insert((due, index), Generated { class, ..record.clone() });
-        } else if self.dice.one_in(5_000) {
+        } else if self.recipe.shape == Shape::Life && self.dice.one_in(5_000) {
             // One minor unit more (less, for a refund): the sign still fits the kind.
             t.amount.units += if t.amount.units < 0 { -1 } else { 1 };
             let class = Class::Dead(Reason::Conflict, t.money());
@@ -204,7 +253,7 @@ impl Generator {
     /// Two seconds of jitter; one in a hundred arrives half a minute to six minutes late: some
     /// after their window and its grace, some in time.
     fn event_time(&mut self, index: u64) -> i64 {
-        let now = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(STEP);
+        let now = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(self.recipe.shape.step());
         let delay = if self.dice.one_in(100) {
             self.dice.between(30 * SECOND, 6 * MINUTE)
         } else {
@@ -213,9 +262,9 @@ impl Generator {
         self.recipe.base.saturating_add(now).saturating_sub(delay)
     }
 
-    /// One in ten is JSON, as a student would type it.
+    /// One in ten of [`Shape::Life`] is JSON, as a student would type it.
     fn encode(&mut self, t: &Transaction<'_>) -> Vec<u8> {
-        if self.dice.one_in(10) {
+        if self.recipe.shape == Shape::Life && self.dice.one_in(10) {
             return encode_json(t).into_bytes();
         }
         encode_avro(self.schema_id, t)

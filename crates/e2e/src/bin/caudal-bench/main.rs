@@ -5,6 +5,7 @@
 mod commit;
 mod drain;
 mod latency;
+mod processor;
 mod results;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,18 +13,23 @@ use caudal_e2e::pipeline::Pipeline;
 use std::process::ExitCode;
 
 fn run() -> Result<()> {
-    let wanted = std::env::args().nth(1).unwrap_or_else(|| "all".to_owned());
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = args.first().cloned().unwrap_or_else(|| "all".to_owned());
     let pipeline = || Pipeline::empty("bench")?.context("no stack; run `make bench`");
     match wanted.as_str() {
         "commit" => commit::run(&pipeline()?),
         "drain" => drain::run(&pipeline()?),
         "latency" => latency::run(&pipeline()?),
+        "processor" => processor::run(&args[1..]),
+        "bare-loop" => processor::bare_loop(&args[1..]),
         "all" => {
             commit::run(&pipeline()?)?;
             drain::run(&pipeline()?)?;
             latency::run(&pipeline()?)
         }
-        other => bail!("unknown benchmark {other}; known are commit, drain, latency, all"),
+        other => {
+            bail!("unknown benchmark {other}; known are commit, drain, latency, all, processor")
+        }
     }
 }
 

@@ -1,0 +1,27 @@
+//! Records for tests.
+
+use caudal_core::money::{Amount, Currency};
+use caudal_core::transaction::{Kind, Transaction, ValidTransaction};
+use std::borrow::Cow;
+
+/// A purchase in hundredths of a euro, by an account at the merchant `m`.
+pub fn valid(account: &str, event_time: i64, cents: i64) -> ValidTransaction<'static> {
+    ValidTransaction {
+        currency: Currency::parse("EUR").expect("EUR"),
+        transaction: Transaction {
+            transaction_id: Cow::Borrowed("t"),
+            source: Cow::Borrowed("s"),
+            source_seq: 0,
+            account_id: Cow::Owned(account.to_owned()),
+            merchant_id: Cow::Borrowed("m"),
+            amount: Amount { units: cents, scale: 2 },
+            scale_declared: true,
+            currency: Cow::Borrowed("EUR"),
+            kind: Kind::Purchase,
+            country: None,
+            event_time,
+            description: None,
+            attributes: vec![],
+        },
+    }
+}
