@@ -352,12 +352,11 @@ impl Broker for SimBroker {
     fn is_at_end(&mut self, partition: &TopicPartition, next_offset: i64) -> Result<bool> {
         let mut cluster = self.call("is at end");
         self.fails(&mut cluster, "is at end")?;
-        let tick = cluster.tick;
         let log = cluster.log(partition);
         let end = log.high_watermark();
         let at_end = log.last_stable() == end && log.next(next_offset).is_none();
         if at_end && partition.0.as_ref() == topics::TRANSACCIONES {
-            cluster.observed.confirmed_ends.entry(partition.1).or_default().push((tick, end));
+            cluster.observed.confirmed_ends.entry(partition.1).or_default().push(end);
         }
         Ok(at_end)
     }

@@ -35,8 +35,8 @@ pub struct Rates {
 /// What the oracle asks of a run beyond what lies in the logs.
 #[derive(Default)]
 pub struct Observed {
-    /// Per partition of the input: (tick, end) each time that its end was confirmed.
-    pub confirmed_ends: BTreeMap<i32, Vec<(u64, i64)>>,
+    /// Per partition of the input: its end each time that it was confirmed.
+    pub confirmed_ends: BTreeMap<i32, Vec<i64>>,
     /// How often each kind of fault struck.
     pub faults: BTreeMap<&'static str, u64>,
 }
@@ -46,8 +46,6 @@ pub struct Cluster {
     base: Instant,
     /// Time since the beginning.
     pub now: Duration,
-    /// Grows with each call: a total order of what happened.
-    pub tick: u64,
     logs: BTreeMap<TopicPartition, Log>,
     /// The group coordinator.
     pub group: Group,
@@ -70,7 +68,6 @@ impl Cluster {
         Cluster {
             base: Instant::now(),
             now: Duration::ZERO,
-            tick: 0,
             logs: BTreeMap::new(),
             group: Group::of(inputs),
             producers: BTreeMap::new(),
@@ -107,7 +104,6 @@ impl Cluster {
 
     /// One call: time passes, and what is due happens.
     pub fn call(&mut self) {
-        self.tick += 1;
         self.pass(CALL);
     }
 
@@ -170,8 +166,7 @@ impl Cluster {
     ) -> i64 {
         record.partition = partition.1;
         record.timestamp = BEGIN_MS + i64::try_from(self.now.as_millis()).expect("a short time");
-        let tick = self.tick;
-        self.log(partition).append(record, txn, tick)
+        self.log(partition).append(record, txn)
     }
 }
 

@@ -134,6 +134,11 @@ impl Group {
         if let Some(member) = self.members.get_mut(instance) {
             (member.id, member.generation, member.last_seen, member.alive) = (id, -1, now, true);
             member.joined = false;
+            // It was to drop a partition, and has with all the others: now that one is free.
+            let given = |p| self.members.values().any(|m| m.assigned.contains(p));
+            if !self.partitions.iter().all(given) {
+                self.rebalance();
+            }
             return;
         }
         let member = Member {

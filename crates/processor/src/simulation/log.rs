@@ -8,7 +8,7 @@ pub type TxnId = u64;
 
 /// What lies at an offset.
 enum Entry {
-    Data { record: Record, txn: Option<TxnId>, tick: u64 },
+    Data { record: Record, txn: Option<TxnId> },
     Marker,
 }
 
@@ -17,8 +17,6 @@ enum Entry {
 pub struct Visible<'a> {
     /// The record.
     pub record: &'a Record,
-    /// When it was appended, in ticks of the cluster.
-    pub tick: u64,
 }
 
 /// A partition.
@@ -33,13 +31,13 @@ pub struct Log {
 
 impl Log {
     /// Appends a record, of a transaction or of none; gives its offset.
-    pub fn append(&mut self, mut record: Record, txn: Option<TxnId>, tick: u64) -> i64 {
+    pub fn append(&mut self, mut record: Record, txn: Option<TxnId>) -> i64 {
         let offset = self.high_watermark();
         record.offset = offset;
         if let Some(txn) = txn {
             self.open.entry(txn).or_insert(offset);
         }
-        self.entries.push(Entry::Data { record, txn, tick });
+        self.entries.push(Entry::Data { record, txn });
         offset
     }
 
@@ -95,16 +93,11 @@ impl Log {
         let bound = |offset: i64| usize::try_from(offset).expect("an offset");
         let (from, end) = (bound(from.min(end)), bound(end));
         self.entries[from..end].iter().filter_map(|entry| match entry {
-            Entry::Data { record, txn, tick } if txn.is_none_or(|t| !self.aborted.contains(&t)) => {
-                Some(Visible { record, tick: *tick })
+            Entry::Data { record, txn } if txn.is_none_or(|t| !self.aborted.contains(&t)) => {
+                Some(Visible { record })
             }
             _ => None,
         })
-    }
-
-    /// Bytes of the committed records that are still there.
-    pub fn bytes(&self) -> usize {
-        self.committed(self.start).map(|visible| visible.record.size()).sum()
     }
 }
 
@@ -119,8 +112,8 @@ mod tests {
     #[test]
     fn a_reader_sees_committed_records_below_the_first_open_txn() {
         let mut log = Log::default();
-        for (txn, _) in [(Some(1), 0), (Some(2), 1), (None, 2), (Some(1), 3)] {
-            log.append(Record::default(), txn, 0);
+        for txn in [Some(1), Some(2), None, Some(1)] {
+            log.append(Record::default(), txn);
         }
         assert_eq!((log.last_stable(), log.high_watermark()), (0, 4));
         assert!(offsets(&log).is_empty());

@@ -128,7 +128,7 @@ fn check_late(cluster: &Cluster, spec: &Spec, expected: &Expected, topic: &str) 
         let partial = partial.ok_or_else(|| format!("{}: no partial {partition}@{offset}", what()))?;
         let (source, _) = partial.header(headers::SOURCE).and_then(position).expect("a source");
         let ends = cluster.observed.confirmed_ends.get(&source);
-        let first_end = ends.and_then(|ends| ends.iter().map(|(_, end)| *end).min());
+        let first_end = ends.and_then(|ends| ends.iter().copied().min());
         let members = expected.windows.get(spec.name).and_then(|windows| windows.get(&key));
         let newest = members.into_iter().flat_map(|(_, members)| members);
         let newest = newest.filter(|(p, ..)| *p == source).map(|(_, offset, _)| *offset).max();
