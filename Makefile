@@ -6,7 +6,7 @@ CARGO := cargo
 # Cargo may not download a toolchain where the installed one will do.
 export RUSTUP_AUTO_INSTALL ?= 0
 
-.PHONY: help doctor install jars build demo test check chaos fuzz bench bench-commit bench-producer bench-processor bench-sink down wipe clean
+.PHONY: help doctor install jars build demo test check sim chaos fuzz bench bench-commit bench-producer bench-processor bench-sink down wipe clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: install jars ## check, then every test on a real stack of its own; prints 
 
 chaos: install jars build ## Kill services, brokers and the database again and again (ROUNDS=3 SEED=…)
 	@scripts/chaos.sh
+
+sim: ## Deterministic simulation of the engine, no broker (SEEDS=10000; SEED=n replays one)
+	@scripts/sim.sh
 
 bench: bench-commit bench-processor ## All benchmarks
 

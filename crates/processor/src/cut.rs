@@ -51,11 +51,15 @@ impl Cuts {
         self.known.remove(&id);
     }
 
-    /// The metadata to commit with a task's position.
+    /// The metadata to commit with a task's position: its bound, or `-` without one, and the
+    /// number of the block that the same txn writes. The offset alone does not name a txn: a batch
+    /// without input (an idle partition is declared) leaves it where it was.
     #[must_use]
-    pub fn metadata(&self, id: TaskId) -> String {
-        let bound = self.known.get(&id).and_then(|known| known.bound);
-        bound.map(|bound| bound.to_string()).unwrap_or_default()
+    pub fn metadata(&self, id: TaskId, sequence: u64) -> String {
+        match self.known.get(&id).and_then(|known| known.bound) {
+            Some(bound) => format!("{bound} {sequence}"),
+            None => format!("- {sequence}"),
+        }
     }
 
     /// So many bytes of blocks were written to a partition.
@@ -127,7 +131,13 @@ pub fn peer(id: TaskId) -> TaskId {
 }
 
 fn bound_of(metadata: &str) -> Option<i64> {
-    metadata.parse().ok()
+    metadata.split(' ').next()?.parse().ok()
+}
+
+/// The number of the block that was committed with a position.
+#[must_use]
+pub fn block_of(metadata: &str) -> Option<u64> {
+    metadata.split(' ').nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -147,7 +157,9 @@ mod tests {
         cuts.confirmed(ID, 4, 100, 0);
         assert_eq!(cuts.below(ID, 1000, None, false), None, "no sweep has closed");
         cuts.confirmed(ID, 5, 120, 4);
-        assert_eq!(cuts.metadata(ID), "100");
+        assert_eq!(cuts.metadata(ID, 5), "100 5");
+        assert_eq!(block_of(&cuts.metadata(ID, 5)), Some(5));
+        assert_eq!(bound_of(&Cuts::default().metadata(ID, 5)), None);
         assert_eq!(cuts.below(ID, 1000, None, false), Some(100));
         assert_eq!(cuts.below(ID, 80, None, false), Some(80), "a first txn of the peer is open");
         assert_eq!(cuts.below(ID, 1000, None, true), None, "the peer has blocks, and says nothing");

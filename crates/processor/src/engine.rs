@@ -15,7 +15,7 @@
 
 use crate::args::Adopt;
 use crate::broker::Broker;
-use crate::cut::{Cuts, peer};
+use crate::cut::{Cuts, block_of, peer};
 use crate::idle::Idleness;
 use crate::metrics::Metrics;
 use crate::mutant::{self, Mutant};
@@ -23,7 +23,7 @@ use crate::restore::{Restore, Restored};
 use crate::shared::{Shared, Stage, TaskError, TaskId};
 use crate::status::Status;
 use crate::tables::Tables;
-use crate::tasks::Tasks;
+use crate::tasks::{Task, Tasks};
 use anyhow::{Context as _, Result};
 use caudal_core::decode::Record;
 use caudal_core::outbox::Outbox;
@@ -315,7 +315,8 @@ impl<B: Broker> Engine<B> {
     fn commit(&mut self, mut outbox: Outbox, touched: &BTreeSet<TaskId>) -> Result<Step> {
         for position in &mut outbox.positions {
             let id = TaskId::reading(&position.topic, position.partition);
-            position.metadata = self.cuts.metadata(id);
+            let block = self.tasks.get(id).map_or(0, |task| task.blocks().0);
+            position.metadata = self.cuts.metadata(id, block);
         }
         let begun = self.broker.now();
         match self.broker.commit(&outbox) {
@@ -412,6 +413,8 @@ impl<B: Broker> Engine<B> {
     /// After a doubt. The new producer's epoch has ended the txn one way or the other, so its
     /// positions, which are part of it, are now stable: all of them as sent, then it was committed;
     /// all as before, then not. Anything else means that somebody else has gone on with a task.
+    /// An offset alone does not tell: it need not move (an idle partition was declared), but the
+    /// block's number beside it does.
     fn resolve(&mut self, outbox: &Outbox, touched: &BTreeSet<TaskId>) -> Result<Step> {
         let partitions: Vec<TopicPartition> =
             outbox.positions.iter().map(|p| (Arc::clone(&p.topic), p.partition)).collect();
@@ -426,21 +429,22 @@ impl<B: Broker> Engine<B> {
                 Err(error) => return Err(error.into()),
             }
         };
-        let is = |id: &TaskId, offset: i64| {
-            committed.get(&id.input()).and_then(Option::as_ref).map(|c| c.next_offset)
-                == Some(offset)
+        let stands_at = |id: &TaskId, task: Option<&Task>| {
+            let committed = committed.get(&id.input()).and_then(Option::as_ref);
+            committed.zip(task).is_some_and(|(committed, task)| {
+                committed.next_offset == task.next_offset()
+                    && block_of(&committed.metadata) == Some(task.blocks().0)
+            })
         };
-        let sent = |id: &TaskId| self.tasks.get(*id).map(|task| task.next_offset());
-        if touched.iter().all(|id| sent(id).is_some_and(|offset| is(id, offset))) {
+        if touched.iter().all(|id| stands_at(id, self.tasks.get(*id))) {
             tracing::info!("the doubtful transaction was committed; its state is kept");
             self.keep(touched);
             return Ok(Step::Committed);
         }
         let step = self.undo(touched)?;
         for id in touched {
-            let Some(before) = self.tasks.get(*id).map(|task| task.next_offset()) else { continue };
             let nothing = committed.get(&id.input()).is_none_or(Option::is_none);
-            if !nothing && !is(id, before) {
+            if !nothing && !stands_at(id, self.tasks.get(*id)) {
                 tracing::warn!(task = %id, "somebody else went on with this task; its state is read again");
                 self.forget(*id);
                 self.restore.add(*id, self.broker.now());

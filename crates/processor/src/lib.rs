@@ -22,6 +22,8 @@ pub mod plans;
 pub mod restore;
 pub mod run;
 pub mod shared;
+#[cfg(test)]
+mod simulation;
 pub mod status;
 pub mod sweep;
 pub mod tables;
