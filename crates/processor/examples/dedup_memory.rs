@@ -5,7 +5,7 @@ use caudal_core::dedup::{Dedup, Seen};
 use caudal_core::time::{HOUR, MINUTE};
 use std::time::Instant;
 
-const COMMIT_EVERY: u64 = 5_000;
+const COMMIT_EVERY: i64 = 5_000;
 
 /// A well-mixed id (the finaliser of splitmix64, twice): what SHA-256 gives, without its cost.
 fn id(number: u64) -> [u8; 16] {
@@ -30,14 +30,14 @@ fn resident_bytes() -> std::io::Result<u64> {
 
 /// Fills one hour with `live` ids, then goes on for as many again, so that every minute has been
 /// dropped and filled once more.
-fn measure(live: u64) -> std::io::Result<()> {
+fn measure(live: i64) -> std::io::Result<()> {
     let before = resident_bytes()?;
     let (mut dedup, begun) = (Dedup::default(), Instant::now());
     let mut filled = 0;
     for number in 0..2 * live {
         let ago = number % 3 * MINUTE;
-        let now = i64::try_from(u128::from(number) * HOUR as u128 / u128::from(live)).unwrap_or(0);
-        let seen = Seen { id: id(number), payload: [0; 8], event_time: now - ago };
+        let now = number * (HOUR / live);
+        let seen = Seen { id: id(number.cast_unsigned()), payload: [0; 8], event_time: now - ago };
         dedup.check(&seen, now, HOUR - 3 * MINUTE);
         if number % COMMIT_EVERY == 0 {
             dedup.commit(now, HOUR - 3 * MINUTE);
