@@ -100,6 +100,7 @@ impl Bench {
             partition: *partition,
             key: None,
             value: Some(b"value".to_vec()),
+            origin: None,
             headers: Vec::new(),
         };
         let position = |partition: &i32| Position {

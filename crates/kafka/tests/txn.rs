@@ -23,7 +23,9 @@ struct Cluster(MockCluster<'static, DefaultProducerContext>);
 impl Cluster {
     fn new() -> Cluster {
         let cluster = MockCluster::new(1).unwrap();
-        [INPUT, LOG, OTHER].map(|topic| cluster.create_topic(topic, 2, 1).unwrap());
+        for topic in [INPUT, LOG, OTHER] {
+            cluster.create_topic(topic, 2, 1).unwrap();
+        }
         Cluster(cluster)
     }
 
@@ -69,7 +71,14 @@ impl Cluster {
 
 fn record(topic: &str, partition: i32, value: Vec<u8>) -> OutRecord {
     let headers = vec![("h", b"1".to_vec())];
-    OutRecord { topic: Arc::from(topic), partition, key: None, value: Some(value), headers }
+    OutRecord {
+        topic: Arc::from(topic),
+        partition,
+        key: None,
+        value: Some(value),
+        origin: None,
+        headers,
+    }
 }
 
 fn outbox(values: &[&str]) -> Outbox {

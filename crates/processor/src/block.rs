@@ -361,9 +361,9 @@ pub fn check_compatible(head: &Head, shared: &Shared) -> Result<(), String> {
     if head.partitions != shared.partitions {
         return Err(format!(
             "the state was made with {} partitions, the topics have {}: keys have moved away from \
-             their state. Stop the services and run `caudal topics migrate --partitions {}`, which \
-             moves the state after them",
-            head.partitions, shared.partitions, shared.partitions
+             their state. Give the topics their old partition count back (new topics, filled again), \
+             or start over: stop the services, `caudal reset`, then send the sources again",
+            head.partitions, shared.partitions
         ));
     }
     if head.rules != shared.rules && !shared.adopt_rules {

@@ -30,8 +30,9 @@ use caudal_core::outbox::Outbox;
 use caudal_kafka::TopicPartition;
 use caudal_kafka::consumer::{Batch, Change, Limits};
 use caudal_kafka::txn::{Refusal, TxnError, Written};
+use caudal_query::plan::Emit;
 use caudal_service::exit::Halt;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,9 @@ const RESTORE_SLICE: Duration = Duration::from_millis(200);
 /// How long to ask for committed positions after a doubt before giving up (a supervisor then
 /// restarts the process).
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often to say which windows wait for a source partition.
+const WATERMARKS: Duration = Duration::from_secs(10);
 
 /// What an engine may be told.
 #[derive(Debug, Clone)]
@@ -82,6 +86,7 @@ pub struct Engine<B: Broker> {
     metrics: Arc<Metrics>,
     status: Status,
     last_commit: Instant,
+    looked_at_watermarks: Instant,
     /// Records and bytes of the state log read so far.
     restored: (u64, u64),
     /// Delivery is stopped because the state has reached its limit.
@@ -103,6 +108,7 @@ impl<B: Broker> Engine<B> {
             restore: Restore::new(Arc::clone(&shared), options.adopt),
             idle: Idleness::new(shared.idle_timeouts()),
             last_commit: broker.now(),
+            looked_at_watermarks: broker.now(),
             tasks: Tasks::default(),
             without_table: Vec::new(),
             unstarted: BTreeSet::new(),
@@ -262,7 +268,37 @@ impl<B: Broker> Engine<B> {
     fn report(&mut self) {
         let running = self.tasks.len() - self.unstarted.len();
         self.status.tasks(running, self.restoring(), self.broker.state_log().remaining());
-        self.status.state(self.broker.now(), &self.tasks);
+        let now = self.broker.now();
+        self.status.state(now, &self.tasks);
+        if now.saturating_duration_since(self.looked_at_watermarks) >= WATERMARKS {
+            self.looked_at_watermarks = now;
+            self.report_watermarks();
+        }
+    }
+
+    /// Which queries keep windows open, and which source partition they wait for.
+    fn report_watermarks(&self) {
+        let mut lags: BTreeMap<&str, i64> =
+            self.shared.global.iter().map(|query| (query.plan.name.as_str(), 0)).collect();
+        for (id, task) in self.tasks.iter() {
+            let Task::Group(task) = task else { continue };
+            for held in task.held() {
+                let lag = lags.entry(&held.query.plan.name).or_default();
+                if *lag == 0 && held.query.plan.emit == Emit::Final {
+                    tracing::warn!(
+                        query = held.query.plan.name,
+                        task = %id,
+                        window = held.window,
+                        source_partition = held.partition,
+                        stream_time = held.stream_time,
+                        "EMIT FINAL waits for a source partition; give the query an idle time-out \
+                         if nothing more will come"
+                    );
+                }
+                *lag = held.lag.max(*lag);
+            }
+        }
+        lags.iter().for_each(|(query, lag)| self.metrics.watermark_lag(query, *lag));
     }
 
     /// Stops delivery when the state of all threads together has reached its limit, and goes on

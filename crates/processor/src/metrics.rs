@@ -49,7 +49,7 @@ pub struct Metrics {
     /// Records of the state log still to read.
     pub restore_left: IntGauge,
     state_bytes: IntGaugeVec,
-    windows_held: IntGaugeVec,
+    watermark_lag: IntGaugeVec,
     transactions: IntCounterVec,
     /// Seconds from begin to commit returned.
     pub commit_duration: Histogram,
@@ -150,10 +150,11 @@ impl Metrics {
                 "Bytes of state in memory by query (dedup: the ids), as estimated",
                 &["query"],
             )?,
-            windows_held: gauge_vec(
+            watermark_lag: gauge_vec(
                 r,
-                "caudal_processor_windows_held",
-                "Windows that would be over by the newest source partition, and wait for others",
+                "caudal_processor_watermark_lag_seconds",
+                "Event time from a query's watermark to the newest source partition, while windows \
+                 wait for an older one; 0 when none waits",
                 &["query"],
             )?,
             stale: counter(
@@ -256,10 +257,9 @@ impl Metrics {
         set(&self.state_bytes, bytes);
     }
 
-    /// Sets how many windows of a query wait for a source partition.
-    pub fn held(&self, query: &str, windows: usize) {
-        let windows = i64::try_from(windows).unwrap_or(i64::MAX);
-        self.windows_held.with_label_values(&[query]).set(windows);
+    /// Sets how far a query's watermark is behind, in microseconds of event time.
+    pub fn watermark_lag(&self, query: &str, lag: i64) {
+        self.watermark_lag.with_label_values(&[query]).set(lag / 1_000_000);
     }
 
     /// Counts a txn by its result: committed, aborted or doubtful.

@@ -52,8 +52,7 @@ fn partition_count(found: &BTreeMap<String, admin::Topic>, shared: &Shared) -> R
         let count = partitions(topic)?;
         if count != expected {
             return Err(Usage(format!(
-                "topic {topic} has {count} partitions, {} has {expected}; they must be equal: \
-                 `caudal topics migrate --partitions {expected}`",
+                "topic {topic} has {count} partitions, {} has {expected}; they must be equal",
                 shared.input_topic
             ))
             .into());

@@ -96,7 +96,7 @@ impl SimBroker {
             changes.push(Change::Lost(held.into_iter().collect()));
         }
         if !news.revoked.is_empty() {
-            news.revoked.iter().for_each(|p| drop(self.owned.remove(p)));
+            self.owned.retain(|partition, _| !news.revoked.contains(partition));
             changes.push(Change::Revoked(news.revoked));
         }
         if !news.assigned.is_empty() {
@@ -400,9 +400,8 @@ impl Broker for SimBroker {
         let rate = cluster.rates.transient;
         let lost = cluster.strikes(rate, "cuts that were lost");
         let partition = (topics::ESTADO.into(), partition);
-        cluster.note(|| {
-            format!("{}: asks to cut {} below {below}", self.instance, name(&partition))
-        });
+        cluster
+            .note(|| format!("{}: asks to cut {} below {below}", self.instance, name(&partition)));
         if !lost {
             cluster.cut_later(partition, below, delay);
         }

@@ -124,7 +124,10 @@ impl Shape {
                 Some((Truth::Valid(fact), roll))
                     if roll < i64::from(self.duplicates + self.conflicts) =>
                 {
-                    self.valid(dice, Fact { nano: fact.nano + fact.nano.signum() * 10_000_000, ..fact })
+                    self.valid(
+                        dice,
+                        Fact { nano: fact.nano + fact.nano.signum() * 10_000_000, ..fact },
+                    )
                 }
                 _ if dice.chance(self.broken) => self.broken(dice, number),
                 _ => {
@@ -171,7 +174,8 @@ impl Shape {
     fn valid(&self, dice: &mut Dice, fact: Fact) -> Input {
         let home = self.home(&fact.account);
         let foreign = dice.chance(self.foreign);
-        let partition = if foreign { dice.index(usize::try_from(self.partitions).expect("few")) } else { 0 };
+        let partition =
+            if foreign { dice.index(usize::try_from(self.partitions).expect("few")) } else { 0 };
         let value = if dice.chance(500) { json(&fact).into_bytes() } else { avro_of(&fact) };
         Input {
             partition: if foreign { i32::try_from(partition).expect("few") } else { home },

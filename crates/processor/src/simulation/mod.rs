@@ -52,7 +52,8 @@ fn run(seed: u64, tracing: bool, tally: &mut Tally) -> Result<(), String> {
     tally.records += played.inputs.len() as u64;
     let gold = specs.iter().find(|spec| spec.name == "ventas_gold").expect("shipped");
     let loss = naive::loss(&played, gold);
-    (tally.naive.lost, tally.naive.all) = (tally.naive.lost + loss.lost, tally.naive.all + loss.all);
+    (tally.naive.lost, tally.naive.all) =
+        (tally.naive.lost + loss.lost, tally.naive.all + loss.all);
     for (fault, count) in &played.world.cluster().observed.faults {
         *tally.faults.entry(fault).or_default() += count;
     }

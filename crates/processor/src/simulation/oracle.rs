@@ -41,7 +41,11 @@ pub fn check(played: &Played, specs: &[Spec]) -> Result<Expected, String> {
 }
 
 /// Expected against found.
-pub fn same<T: PartialEq + Debug>(what: impl FnOnce() -> String, expected: &T, found: &T) -> Verdict {
+pub fn same<T: PartialEq + Debug>(
+    what: impl FnOnce() -> String,
+    expected: &T,
+    found: &T,
+) -> Verdict {
     if expected == found {
         return Ok(());
     }
@@ -174,9 +178,8 @@ fn check_sequences(cluster: &Cluster) -> Verdict {
                 let task = record.header(headers::TASK).expect("a task");
                 let sequence = record.header(headers::SEQUENCE).and_then(|s| s.parse().ok());
                 let next = next.entry(task).or_default();
-                let what = || {
-                    format!("{topic}-{partition}@{}: sequence of task {task}", record.offset)
-                };
+                let what =
+                    || format!("{topic}-{partition}@{}: sequence of task {task}", record.offset);
                 same(what, &Some(*next), &sequence)?;
                 *next += 1;
             }
@@ -194,7 +197,11 @@ fn check_positions(cluster: &Cluster, state: &StateLog) -> Verdict {
             let committed = committed.map(|c| c.next_offset);
             let stage = if topic == topics::TRANSACCIONES { 1 } else { 2 };
             let block = state.last(stage, partition).map(|block| block.head.next_offset);
-            same(|| format!("{topic}-{partition}: committed, and its last block"), &committed, &block)?;
+            same(
+                || format!("{topic}-{partition}: committed, and its last block"),
+                &committed,
+                &block,
+            )?;
             if let Some(left) = log.next(committed.unwrap_or(0)) {
                 return Err(format!("{topic}-{partition}@{} was not read", left.record.offset));
             }
@@ -228,8 +235,13 @@ fn check_ledgers(played: &Played, expected: &Expected, logs: &[Vec<Arrived>]) ->
         }
     });
     for ((partition, lane), log) in (0..).zip(&expected.partitions).zip(logs) {
-        let lengths =
-            [log.len(), lane.valid.len(), lane.duplicates.len(), lane.rerouted.len(), lane.dead.len()];
+        let lengths = [
+            log.len(),
+            lane.valid.len(),
+            lane.duplicates.len(),
+            lane.rerouted.len(),
+            lane.dead.len(),
+        ];
         let sums = format!("{:?} {:?} {:?}", lane.valid_sums, lane.duplicate_sums, lane.late);
         let wanted = (lengths.map(|length| length as u64), sums);
         let found = found.get(&partition);

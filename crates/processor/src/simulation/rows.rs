@@ -106,7 +106,8 @@ fn closed(spec: &Spec, expected: &Expected, found: &Rows, late: &Rows) -> Rows {
     windows
         .iter()
         .filter(|(key, (start, members))| {
-            let early = spec.idle.is_some() && (found.contains_key(*key) || late.contains_key(*key));
+            let early =
+                spec.idle.is_some() && (found.contains_key(*key) || late.contains_key(*key));
             is_closed(*start, members) || early
         })
         .map(|(key, (_, members))| (key.clone(), row_of(members.iter().map(|(.., nano)| *nano))))
@@ -125,7 +126,8 @@ fn check_late(cluster: &Cluster, spec: &Spec, expected: &Expected, topic: &str) 
             record.header(headers::SOURCE).and_then(position).expect("a source");
         let partials = cluster.existing(topics::PARCIALES, partition).expect("partials");
         let partial = partials.ever_committed().map(|v| v.record).find(|r| r.offset == offset);
-        let partial = partial.ok_or_else(|| format!("{}: no partial {partition}@{offset}", what()))?;
+        let partial =
+            partial.ok_or_else(|| format!("{}: no partial {partition}@{offset}", what()))?;
         let (source, _) = partial.header(headers::SOURCE).and_then(position).expect("a source");
         let ends = cluster.observed.confirmed_ends.get(&source);
         let first_end = ends.and_then(|ends| ends.iter().copied().min());

@@ -164,7 +164,9 @@ impl Played {
                 let to: TopicPartition = (topics::TRANSACCIONES.into(), input.partition);
                 cluster.call();
                 let offset = match sender.transactional {
-                    true => cluster.produce(SENDER, sender.epoch, &to, input.record()).expect("open"),
+                    true => {
+                        cluster.produce(SENDER, sender.epoch, &to, input.record()).expect("open")
+                    }
                     false => cluster.append(&to, input.record(), None),
                 };
                 self.placed.insert((input.partition, offset), number);

@@ -55,7 +55,10 @@ impl Cluster {
         producer.epoch += 1;
         let epoch = producer.epoch;
         self.note(|| {
-            format!("{id} begins epoch {epoch}{}", if open { ", its open txn is aborted" } else { "" })
+            format!(
+                "{id} begins epoch {epoch}{}",
+                if open { ", its open txn is aborted" } else { "" }
+            )
         });
         if open {
             self.begin_ending(id, false);
@@ -147,13 +150,17 @@ impl Cluster {
         let targets = partitions.iter().cloned().map(Target::Log).chain([Target::Positions]);
         let (dice, now) = (&mut self.dice, self.now);
         let mut due = || match lags {
-            true if dice.chance(600) => now + Duration::from_millis(dice.within(1..3000).unsigned_abs()),
+            true if dice.chance(600) => {
+                now + Duration::from_millis(dice.within(1..3000).unsigned_abs())
+            }
             _ => now,
         };
         let pending = targets.map(|target| (due(), target)).collect();
         producer.state = State::Ending { txn, commit, pending };
         let outcome = if commit { "commits" } else { "aborts" };
-        self.note(|| format!("{id} {outcome} txn {txn}{}", if lags { ", its markers lag" } else { "" }));
+        self.note(|| {
+            format!("{id} {outcome} txn {txn}{}", if lags { ", its markers lag" } else { "" })
+        });
     }
 
     /// Writes the markers of a producer's last txn that are due; with `wait`, all of them.
