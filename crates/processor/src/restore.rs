@@ -145,7 +145,11 @@ impl Restore {
                 self.reading.keys().copied().filter(|id| id.partition == partition).collect();
             for id in ids {
                 let Some(done) = self.reading.remove(&id) else { continue };
-                restored.push(self.finish(id, done, broker)?);
+                let since = done.since;
+                match self.finish(id, done, broker)? {
+                    Some(done) => restored.push(done),
+                    None => drop(self.waiting.insert(id, since)),
+                }
             }
         }
         self.say_progress(broker);
@@ -207,12 +211,13 @@ impl Restore {
         Ok(())
     }
 
+    /// `None`: somebody else went on with the task while it was read; it is to be read again.
     fn finish<B: Broker>(
         &self,
         id: TaskId,
         mut done: Restoring,
         broker: &mut B,
-    ) -> Result<Restored> {
+    ) -> Result<Option<Restored>> {
         done.assembler.finish(id).map_err(|e| halt(id, &e.to_string()))?;
         if let Some(last) = &done.last {
             check_compatible(last, &self.shared).map_err(|what| halt(id, &what))?;
@@ -226,17 +231,18 @@ impl Restore {
             // A block and nothing committed (the group was deleted): the block wins.
             (Some(state), None) => state,
             (Some(state), Some(committed)) if state == committed => state,
+            _ if has_moved(id, done.committed.as_ref(), broker)? => return Ok(None),
             (state, Some(committed)) => self.disagreement(id, state, committed)?,
         };
         done.task.set_next_offset(start);
         tracing::info!(task = %id, blocks = done.blocks, start, "restored");
-        Ok(Restored {
+        Ok(Some(Restored {
             id,
             task: done.task,
             since: done.since,
             metadata: done.committed.map(|c| c.metadata).unwrap_or_default(),
             table_offset,
-        })
+        }))
     }
 
     fn disagreement(&self, id: TaskId, state: Option<i64>, committed: i64) -> Result<i64> {
@@ -256,6 +262,18 @@ impl Restore {
                  offset; totals may be wrong)"
             ),
         ))
+    }
+}
+
+/// Whether the committed position is no longer `before`, or cannot be asked for now. A process that
+/// stalls for longer than its session between asking for the position and reading the log finds
+/// its successor's blocks there. It is about to be told that the task is no longer its own; nothing
+/// was changed from outside.
+fn has_moved<B: Broker>(id: TaskId, before: Option<&Committed>, broker: &mut B) -> Result<bool> {
+    match broker.committed(&[id.input()]) {
+        Ok(now) => Ok(now.get(&id.input()).and_then(Option::as_ref) != before),
+        Err(error) if error.transient => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 
