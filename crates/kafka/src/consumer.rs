@@ -206,7 +206,8 @@ impl GroupConsumer {
     ///
     /// # Errors
     /// A permanent error of the client (fenced by a newer instance, an offset out of range, no
-    /// permission). A broker that is away is no error: the batch is just empty.
+    /// permission). A broker that is away is no error: the batch is just empty. A transient error:
+    /// a predecessor's name is still taken, join again in a while.
     pub fn gather(&self, limits: &Limits, not_before: Instant) -> Result<Batch> {
         let mut batch = Batch::default();
         let mut bytes = 0;
@@ -265,6 +266,13 @@ impl GroupConsumer {
     fn check(&self, error: &KafkaError) -> Result<()> {
         let code = error.rdkafka_error_code();
         match code {
+            // KIP-848: the brokers keep a killed member's name until its session is over, and refuse
+            // the newcomer for good (a classic group lets it in, and fences the predecessor).
+            Some(Code::UnreleasedInstanceId) => Err(Error {
+                what: "the group still knows a member of this name".into(),
+                cause: error.to_string(),
+                transient: true,
+            }),
             Some(Code::PollExceeded | Code::PartitionEOF) => Ok(()),
             // An offset that is not there: retention overtook the reader, or the topic is new.
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
@@ -289,6 +297,9 @@ impl GroupConsumer {
             Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut) => {
                 tracing::debug!(%error, "poll");
                 Ok(())
+            }
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                Err(Error::permanent("the consumer cannot go on", error))
             }
             // Nothing is lost: the consumer stays where it is. But somebody should see why.
             _ => {

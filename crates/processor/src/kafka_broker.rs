@@ -22,13 +22,18 @@ pub const GROUP: &str = "caudal-processor";
 /// How long to wait for brokers at start and after a doubt before giving up (a supervisor then
 /// restarts the process).
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long to wait before asking again for a name that is still taken.
+const REJOIN: Duration = Duration::from_secs(1);
 /// How long to look for records behind a silent partition's position.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The clients of one engine thread.
 pub struct KafkaBroker {
     kafka: Kafka,
+    membership: Membership,
     consumer: GroupConsumer,
+    /// Until when a name that is still taken by a predecessor is waited for.
+    name_is_free_by: Instant,
     producer: TxnProducer,
     /// The membership as of the last gathering; `None` when the assignment was lost.
     group: Option<GroupSnapshot>,
@@ -74,6 +79,8 @@ impl KafkaBroker {
             ends: Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-restore")?,
             cutter: Cutter::start(kafka, &shared.state_topic)?,
             kafka: kafka.clone(),
+            membership,
+            name_is_free_by: Instant::now() + PATIENCE,
         })
     }
 }
@@ -90,7 +97,16 @@ impl Broker for KafkaBroker {
     }
 
     fn gather(&mut self, limits: &Limits, not_before: Instant) -> Result<Batch> {
-        let batch = self.consumer.gather(limits, not_before)?;
+        let batch = match self.consumer.gather(limits, not_before) {
+            Ok(batch) => batch,
+            Err(error) if error.transient && Instant::now() < self.name_is_free_by => {
+                tracing::info!(%error, "joining again in a second");
+                std::thread::sleep(REJOIN);
+                self.consumer = GroupConsumer::join(&self.kafka, &self.membership)?;
+                Batch::default()
+            }
+            Err(error) => return Err(error),
+        };
         // The membership of this batch: taken after every rebalance callback was served.
         self.group = GroupSnapshot::take(&self.consumer);
         Ok(batch)
