@@ -42,7 +42,6 @@ fn classic_group() -> Result<()> {
 }
 
 #[test]
-#[ignore = "a member killed under KIP-848 keeps its name for its session; joining again was not run yet"]
 fn consumer_group() -> Result<()> {
     let Some(pipeline) = Pipeline::empty("rolling_restart_consumer")? else { return Ok(()) };
     run(&pipeline, "consumer", "75000", &["stop 0", "kill 1"])
