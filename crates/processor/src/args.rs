@@ -51,7 +51,9 @@ pub struct Args {
     /// group.protocol of the consumers
     #[arg(long, env = "CAUDAL_GROUP_PROTOCOL", value_enum, default_value_t = GroupProtocol::Classic)]
     pub group_protocol: GroupProtocol,
-    /// processing.guarantee
+    /// processing.guarantee; at_least_once is for measuring what transactions cost: after a crash
+    /// outputs may come twice, and state and positions may disagree (--adopt) or blocks repeat, which
+    /// halts a restart
     #[arg(long, env = "CAUDAL_PROCESSING_GUARANTEE", value_enum, default_value_t = Guarantee::ExactlyOnceV2)]
     pub processing_guarantee: Guarantee,
     /// Most state in memory, in MiB; above it input is paused and /readyz says which query is large

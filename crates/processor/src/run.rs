@@ -12,6 +12,7 @@ use anyhow::{Result, anyhow};
 use caudal_kafka::args::Kafka;
 use caudal_kafka::consumer::Limits;
 use caudal_query::plan::Plan;
+use caudal_service::exit::Usage;
 use caudal_service::http::{Readiness, serve};
 use caudal_service::instance::Instance;
 use caudal_service::metrics::registry;
@@ -51,12 +52,29 @@ pub fn run_plans(args: &Args, plans: Vec<Plan>) -> Result<()> {
     }
     tracing::info!(instance = name, brokers = kafka.bootstrap_servers(), "caudal-processor starts");
     let horizon = i64::from(args.dedup_horizon_s) * caudal_core::time::SECOND;
+    check_distinct(&plans)?;
     let mut shared = Shared::new(plans, 1, horizon);
     shared.partitions = check_topics(&kafka, &shared)?;
     shared.reset_queries.clone_from(&args.reset_query);
     shared.adopt_rules = args.adopt == Some(Adopt::Rules);
     let process = Process { args, kafka, shared: Arc::new(shared), metrics, shutdown, readiness };
     process.run(name)
+}
+
+/// Partials name a query by its definition, state by its name: each must be one query's.
+fn check_distinct(plans: &[Plan]) -> Result<()> {
+    for (i, plan) in plans.iter().enumerate() {
+        let same =
+            |other: &&Plan| other.name == plan.name || other.fingerprint() == plan.fingerprint();
+        if let Some(other) = plans[..i].iter().find(same) {
+            let what = format!(
+                "queries {} and {} have the same name or the same definition; drop one of them",
+                other.name, plan.name
+            );
+            return Err(Usage(what).into());
+        }
+    }
+    Ok(())
 }
 
 struct Process<'a> {
@@ -142,5 +160,19 @@ impl Process<'_> {
             std::thread::sleep(LOOK);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_query::plan::{shipped, ventas_gold};
+
+    #[test]
+    fn two_queries_with_one_definition_are_refused() {
+        check_distinct(&shipped()).unwrap();
+        let copy = Plan { name: "copia".into(), ..ventas_gold() };
+        let error = check_distinct(&[ventas_gold(), copy]).unwrap_err().to_string();
+        assert!(error.contains("ventas_gold and copia"), "{error}");
     }
 }
