@@ -25,10 +25,25 @@ const COUNTRIES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB B
     SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN \
     VU WF WS YE YT ZA ZM ZW";
 
+/// By first letter, a bit for each second one.
+const SECOND_LETTERS: [u32; 26] = {
+    let (codes, mut letters, mut at) = (COUNTRIES.as_bytes(), [0; 26], 0);
+    while at < codes.len() {
+        letters[(codes[at] - b'A') as usize] |= 1 << (codes[at + 1] - b'A');
+        at += 3;
+    }
+    letters
+};
+
 /// Whether `code` is an officially assigned ISO 3166-1 alpha-2 code in upper case.
 #[must_use]
 pub fn is_country(code: &str) -> bool {
-    code.len() == 2 && COUNTRIES.split_ascii_whitespace().any(|c| c == code)
+    match code.as_bytes() {
+        [first @ b'A'..=b'Z', second @ b'A'..=b'Z'] => {
+            SECOND_LETTERS[usize::from(first - b'A')] >> (second - b'A') & 1 == 1
+        }
+        _ => false,
+    }
 }
 
 /// Checks a decoded transaction against the record's own timestamp (ms since 1970: the broker's
@@ -86,7 +101,7 @@ fn check_texts(t: &Transaction<'_>) -> Result<(), Rejection> {
 
 fn check_text(name: &str, text: &str, limit: usize) -> Result<(), Rejection> {
     // PostgreSQL's text and jsonb refuse U+0000: say so here, with a reason.
-    if text.bytes().any(|b| b == 0) {
+    if text.as_bytes().contains(&0) {
         return Err(Rejection::new(Reason::Malformed, format!("field {name} contains U+0000")));
     }
     if text.len() > limit && text.chars().count() > limit {
@@ -183,6 +198,15 @@ mod tests {
         assert_eq!(outcome(("\"t1\"", "\"\"")), Err(Reason::MissingField));
         assert_eq!(outcome(("t1", &"x".repeat(65))), Err(Reason::TooLarge));
         assert_eq!(outcome(("t1", "a\\u0000b")), Err(Reason::Malformed));
+    }
+
+    #[test]
+    fn exactly_the_codes_of_the_list_are_countries() {
+        let letters = || (b'@'..=b'[').map(char::from);
+        let found = letters().flat_map(|a| letters().map(move |b| format!("{a}{b}")));
+        let found: Vec<String> = found.filter(|code| is_country(code)).collect();
+        assert_eq!(found.join(" "), COUNTRIES);
+        assert!(!is_country("E") && !is_country("ESP") && !is_country("es"));
     }
 
     #[test]

@@ -109,7 +109,11 @@ impl Kafka {
             // The default of a second leaves the fetcher idle after the queue was full.
             .set("fetch.queue.backoff.ms", "10")
             .set("queued.min.messages", "100000")
-            .set("queued.max.messages.kbytes", "16384");
+            // Counts values only: what the client keeps beside each is twice as much again.
+            .set("queued.max.messages.kbytes", "4096")
+            // Compressed. The bound above is looked at before a fetch: with the default of 1 MiB a
+            // partition, a backlog overshoots it by 80 MB.
+            .set("max.partition.fetch.bytes", "262144");
         config
     }
 

@@ -1,8 +1,9 @@
 //! `caudal-bench processor`: what the processor costs, against a loop that does nothing.
 //!
 //! Parts: `drain` (the preloaded load through the shipped plans and through the bare loop),
-//! `restart`, `rate`, `latency`. Medians of `RUNS` interleaved runs; a run that did not catch up, or
-//! whose counts differ from the generator's, is reported and counts in no median.
+//! `restart`, `rate`, `latency`. `ONLY` leaves of the drains those whose name contains it. Medians
+//! of `RUNS` interleaved runs after one that only warms the brokers' JVMs up; a run that did not
+//! catch up, or whose counts differ from the generator's, is reported and counts in no median.
 
 mod bare;
 mod bars;
@@ -150,10 +151,17 @@ pub fn run(parts: &[String]) -> Result<()> {
 
 fn drains(pipeline: &Pipeline, expected: &Expected, runs: u32) -> Result<Samples> {
     let mut samples = Samples::new();
+    let only = std::env::var("ONLY").unwrap_or_default();
+    println!("drain: warming up");
+    let mut warm_up = Samples::new();
+    keep(&mut warm_up, BARE, bare::sample(pipeline, expected.lines, 100)?);
+    keep(&mut warm_up, USUAL.name, drain::sample(pipeline, &USUAL, expected)?);
     for run in 1..=runs {
         println!("drain: run {run} of {runs}");
-        keep(&mut samples, BARE, bare::sample(pipeline, expected.lines, 100)?);
-        for config in &CONFIGS {
+        if BARE.contains(&only) {
+            keep(&mut samples, BARE, bare::sample(pipeline, expected.lines, 100)?);
+        }
+        for config in CONFIGS.iter().filter(|config| config.name.contains(&only)) {
             keep(&mut samples, config.name, drain::sample(pipeline, config, expected)?);
         }
     }
