@@ -23,7 +23,9 @@ struct Cluster(MockCluster<'static, DefaultProducerContext>);
 impl Cluster {
     fn new() -> Cluster {
         let cluster = MockCluster::new(1).unwrap();
-        [INPUT, LOG, OTHER].map(|topic| cluster.create_topic(topic, 2, 1).unwrap());
+        for topic in [INPUT, LOG, OTHER] {
+            cluster.create_topic(topic, 2, 1).unwrap();
+        }
         Cluster(cluster)
     }
 
