@@ -51,8 +51,8 @@ export CAUDAL_TEST_DATABASE_URL=$DATABASE_URL CAUDAL_TEST_BOOTSTRAP=$BOOTSTRAP_S
 
 run() { cargo test --release --locked --workspace --quiet --test "$1" -- --test-threads=1 --nocapture; }
 
-for test in course database doubtful_commit cluster dead_letters verify kills second_instances \
-  brokers retail services dashboard docker runbook; do
+for test in txn state_log groups rolling_restart queries_change year course database doubtful_commit \
+  cluster dead_letters verify kills second_instances brokers retail services dashboard docker runbook; do
   suite "${test//_/ }" run "$test"
 done
 finish

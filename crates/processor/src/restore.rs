@@ -148,7 +148,9 @@ impl Restore {
                 let since = done.since;
                 match self.finish(id, done, broker)? {
                     Some(done) => restored.push(done),
-                    None => drop(self.waiting.insert(id, since)),
+                    None => {
+                        self.waiting.insert(id, since);
+                    }
                 }
             }
         }
