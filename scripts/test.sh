@@ -39,6 +39,8 @@ if ((failed)); then finish; exit; fi
 suite "check" scripts/check.sh
 if ((failed)); then finish; exit; fi
 
+suite "simulation" scripts/sim.sh
+
 # First: in CI it installs Prometheus, which the stack then runs too.
 suite "alert rules" scripts/promtool-test.sh
 suite "stack up" target/release/caudal stack up

@@ -4,8 +4,10 @@ use super::cluster::{Cluster, name};
 use super::group::MemberId;
 use super::source::SimLog;
 use super::world::World;
+use crate::block::Assembler;
 use crate::broker::Broker;
 use crate::mutant::{Mutant, is};
+use crate::shared::Stage;
 use caudal_core::decode::Record;
 use caudal_core::outbox::{OutRecord, Outbox, Position};
 use caudal_core::topics;
@@ -35,6 +37,8 @@ pub struct SimBroker {
     /// As of the last gathering.
     membership: Option<(MemberId, i32)>,
     owned: BTreeMap<TopicPartition, Fetch>,
+    /// End of the reference table when a partition was assigned: what the task must know.
+    table_floors: BTreeMap<i32, i64>,
     state_log: LogReader<SimLog>,
     table_log: LogReader<SimLog>,
 }
@@ -60,6 +64,7 @@ impl SimBroker {
             member: None,
             membership: None,
             owned: BTreeMap::new(),
+            table_floors: BTreeMap::new(),
             state_log: log(topics::ESTADO),
             table_log: log(super::TABLE),
         }
@@ -102,6 +107,9 @@ impl SimBroker {
         if !news.assigned.is_empty() {
             let fetch = || Fetch { next: 0, paused: true, started: false };
             self.owned.extend(news.assigned.iter().map(|p| (p.clone(), fetch())));
+            let floor = cluster.log(&(super::TABLE.into(), 0)).high_watermark();
+            let inputs = news.assigned.iter().filter(|p| p.0.as_ref() == topics::TRANSACCIONES);
+            self.table_floors.extend(inputs.map(|p| (p.1, floor)));
             changes.push(Change::Assigned(news.assigned));
         }
         for change in &changes {
@@ -151,6 +159,24 @@ impl SimBroker {
         }
         for (partition, next) in last {
             self.owned.get_mut(partition).expect("assigned").next = next;
+        }
+    }
+
+    /// A batch is joined with a table that is at least as new as the assignment of its partition.
+    fn check_table(&self, outbox: &Outbox) {
+        let blocks = outbox.records.iter().filter(|out| out.topic.as_ref() == topics::ESTADO);
+        let mut assemblers: BTreeMap<&Option<Vec<u8>>, Assembler> = BTreeMap::new();
+        for out in blocks {
+            let part = out.value.as_deref().expect("a block");
+            let block = assemblers.entry(&out.key).or_default().add(part).expect("a part");
+            let Some(head) = block.map(|block| block.head) else { continue };
+            let floor = self.table_floors.get(&head.task.partition).copied().unwrap_or(0);
+            if head.task.stage == Stage::Account && head.table_offset < floor {
+                self.world.fail(format!(
+                    "task {} joins with the table at {}, which ended at {floor} when it was assigned",
+                    head.task, head.table_offset
+                ));
+            }
         }
     }
 
@@ -313,6 +339,7 @@ impl Broker for SimBroker {
     }
 
     fn commit(&mut self, outbox: &Outbox) -> std::result::Result<Written, TxnError> {
+        self.check_table(outbox);
         let written = self.fill(outbox)?;
         self.trouble("before its positions")?;
         self.send_positions(outbox)?;

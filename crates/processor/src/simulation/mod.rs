@@ -103,6 +103,19 @@ fn every_schedule_equals_the_reference() {
     assert!(tally.naive.lost > 0, "partitions never lay apart");
 }
 
+#[test]
+fn a_seed_replays_exactly() {
+    let specs = queries::all();
+    let ends = |seed| {
+        let played = schedule::play(seed, &specs, false).expect("equal to the reference");
+        let cluster = played.world.cluster();
+        (cluster.now, cluster.ends())
+    };
+    for seed in 0..20 {
+        assert_eq!(ends(seed), ends(seed), "seed {seed}");
+    }
+}
+
 /// A simulation that finds nothing proves nothing unless it finds what is known to be wrong.
 fn schedules_until_caught(mutant: Mutant) -> Option<(u64, String)> {
     mutant::with(Some(mutant), || {
