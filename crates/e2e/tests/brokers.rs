@@ -6,12 +6,13 @@ use caudal_core::topics;
 use caudal_e2e::expectation::Expectation;
 use caudal_e2e::fault::{Moments, wait_until};
 use caudal_e2e::flight::OpenTxns;
+use caudal_e2e::load::PacedLoad;
 use caudal_e2e::pipeline::Pipeline;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
 use std::time::Duration;
 
-const RECORDS: &str = "240000";
+const RECORDS: &str = "500000";
 const LIMIT: Duration = Duration::from_secs(300);
 const INSTANCE: &str = "brokers-test";
 
@@ -25,29 +26,21 @@ fn a_killed_broker_loses_and_repeats_nothing() -> Result<()> {
     let mut up = pipeline.command("caudal")?;
     up.args(["services", "up"]).env("CAUDAL_THREADS", "2").env("CAUDAL_INSTANCE", INSTANCE);
     ensure!(up.status()?.success(), "caudal services up failed");
-    let produce =
-        ["--generate", RECORDS, "--seed", seed, "--batch-records", "2000", "--rate", "3000"];
-    let mut producer = pipeline.start("caudal-producer", "producer", &produce)?;
+    let mut load = PacedLoad::start(&pipeline, RECORDS, seed, "3000")?;
 
     let output = OpenTxns::of(&pipeline.kafka, topics::VALIDAS)?;
     wait_until("the pipeline flows", Duration::from_secs(60), || Ok(output.total()? > 5_000))?;
     let coordinator = coordinator_of(&format!("caudal-processor-{INSTANCE}-1"), &pipeline)?;
     kill_broker(&coordinator, &pipeline, &mut moments)?;
     pipeline.stack.start(&coordinator)?;
+    load.revive()?;
 
     let leader = leader_of_first_partition(&pipeline)?;
     kill_broker(&leader, &pipeline, &mut moments)?;
     pipeline.stack.start(&leader)?;
 
-    // The producer ends by itself, unless its own calls failed during an outage: then it is
-    // started again and resumes, as a user would.
-    while !producer.wait(LIMIT)?.success() {
-        println!(
-            "the producer ended in the outage and is started again; log {}",
-            producer.log.display()
-        );
-        producer = pipeline.start("caudal-producer", "producer", &produce)?;
-    }
+    load.revive()?;
+    load.finish(LIMIT)?;
     expectation.wait_stored(&pipeline, LIMIT)?;
     expectation.check(&pipeline)?;
     let balanced = pipeline.assert_balanced();

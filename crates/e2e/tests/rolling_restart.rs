@@ -9,6 +9,7 @@ use caudal_e2e::expectation::Expectation;
 use caudal_e2e::fault::{Moments, Work, kill_in_flight, wait_until};
 use caudal_e2e::flight::OpenTxns;
 use caudal_e2e::http::is_ready;
+use caudal_e2e::load::PacedLoad;
 use caudal_e2e::pipeline::{Pipeline, Service};
 use caudal_e2e::topic::append_times;
 use std::collections::BTreeMap;
@@ -38,13 +39,13 @@ struct Restarts<'a> {
 #[test]
 fn classic_group() -> Result<()> {
     let Some(pipeline) = Pipeline::empty("rolling_restart")? else { return Ok(()) };
-    run(&pipeline, "classic", "120000", &["stop 0", "stop 1", "kill 1"])
+    run(&pipeline, "classic", "300000", &["stop 0", "stop 1", "kill 1"])
 }
 
 #[test]
 fn consumer_group() -> Result<()> {
     let Some(pipeline) = Pipeline::empty("rolling_restart_consumer")? else { return Ok(()) };
-    run(&pipeline, "consumer", "75000", &["stop 0", "kill 1"])
+    run(&pipeline, "consumer", "200000", &["stop 0", "kill 1"])
 }
 
 fn run(
@@ -61,9 +62,7 @@ fn run(
     let mut processors = [restarts.start(0)?, restarts.start(1)?];
     restarts.wait_ready(0)?;
     restarts.wait_ready(1)?;
-    let produce =
-        ["--generate", records, "--seed", seed, "--batch-records", "2000", "--rate", "3000"];
-    let mut producer = pipeline.start("caudal-producer", "producer", &produce)?;
+    let load = PacedLoad::start(pipeline, records, seed, "3000")?;
     let _sink = pipeline.start("caudal-sink", "sink", &[])?;
     restarts.phase("undisturbed", GRACEFUL, |_| Ok(()))?;
     for fault in faults {
@@ -84,8 +83,7 @@ fn run(
             },
         )?;
     }
-    ensure!(producer.ended()?.is_none(), "the load ended before the last restart was over");
-    ensure!(producer.wait(LIMIT)?.success(), "the producer failed; log {}", producer.log.display());
+    load.finish(LIMIT)?;
     expectation.wait_stored(pipeline, LIMIT)?;
     restarts.check_gaps()?;
     expectation.check(pipeline)?;

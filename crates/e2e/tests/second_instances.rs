@@ -5,11 +5,12 @@ use caudal_core::topics;
 use caudal_e2e::expectation::Expectation;
 use caudal_e2e::fault::{Moments, wait_until};
 use caudal_e2e::flight::{OpenTxns, open_db_tx};
+use caudal_e2e::load::PacedLoad;
 use caudal_e2e::pipeline::{Pipeline, Service};
 use caudal_e2e::query;
 use std::time::Duration;
 
-const RECORDS: &str = "150000";
+const RECORDS: &str = "400000";
 const LIMIT: Duration = Duration::from_secs(240);
 
 #[test]
@@ -18,9 +19,7 @@ fn second_instances_and_a_database_crash_lose_and_repeat_nothing() -> Result<()>
     let mut moments = Moments::seeded();
     let seed = "13";
     let expectation = Expectation::of(RECORDS, seed)?;
-    let produce =
-        ["--generate", RECORDS, "--seed", seed, "--batch-records", "2000", "--rate", "4000"];
-    let mut producer = pipeline.start("caudal-producer", "producer", &produce)?;
+    let load = PacedLoad::start(&pipeline, RECORDS, seed, "4000")?;
     let _processor = pipeline.start("caudal-processor", "processor", &[])?;
     let _sink = pipeline.start("caudal-sink", "sink", &["--batch-records", "1000"])?;
     let output = OpenTxns::of(&pipeline.kafka, topics::VALIDAS)?;
@@ -43,7 +42,7 @@ fn second_instances_and_a_database_crash_lose_and_repeat_nothing() -> Result<()>
     ensure!(second.terminate()?.success(), "the second sink did not stop in good order");
 
     crash_postgres(&pipeline)?;
-    ensure!(producer.wait(LIMIT)?.success(), "the producer failed; log {}", producer.log.display());
+    load.finish(LIMIT)?;
     expectation.wait_stored(&pipeline, LIMIT)?;
     expectation.check(&pipeline)?;
     pipeline.assert_balanced()

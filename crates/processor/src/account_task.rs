@@ -8,7 +8,7 @@ use crate::metrics::Counts;
 use crate::outputs::{Output, Outputs};
 use crate::plans::Plans;
 use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
-use crate::sweep::Sweep;
+use crate::sweep::{Haste, Sweep};
 use crate::tables::Tables;
 use caudal_core::avro::{self, AvroError, Reader, Writer};
 use caudal_core::decode::{Record, decode};
@@ -344,7 +344,12 @@ impl AccountTask {
     ///
     /// # Errors
     /// [`TaskError::Overflow`].
-    pub fn finish(&mut self, table_offset: i64, outbox: &mut Outbox) -> Result<(), TaskError> {
+    pub fn finish(
+        &mut self,
+        table_offset: i64,
+        haste: Option<Haste>,
+        outbox: &mut Outbox,
+    ) -> Result<(), TaskError> {
         let shared = Arc::clone(&self.shared);
         let last_offset = self.at.next_offset - 1;
         for (place, query) in shared.local.iter().enumerate() {
@@ -358,11 +363,11 @@ impl AccountTask {
             }
         }
         self.send_partials(outbox);
-        self.write_block(table_offset, outbox);
+        self.write_block(table_offset, haste, outbox);
         Ok(())
     }
 
-    fn write_block(&mut self, table_offset: i64, outbox: &mut Outbox) {
+    fn write_block(&mut self, table_offset: i64, haste: Option<Haste>, outbox: &mut Outbox) {
         let shared = Arc::clone(&self.shared);
         let mut entries = Entries::new(shared.sizes.block_part);
         self.dedup.changed().for_each(|seen| entries.seen(&seen));
@@ -372,7 +377,7 @@ impl AccountTask {
         let body = self.body();
         let (dedup, panes) = (&self.dedup, &self.panes);
         let sequence = self.at.sequence;
-        self.at.sweep.go_on(sequence, body.len(), &mut entries, |cursor, entries| {
+        self.at.sweep.go_on(sequence, body.len(), haste, &mut entries, |cursor, entries| {
             next_entry(dedup, panes, cursor, entries)
         });
         let head = Head {

@@ -15,6 +15,10 @@
 //! stable offset is read *first*, then the peer's position; if that is still absent, nothing of the
 //! peer's lies below.
 //!
+//! A task that changes little would hold the cut back while its peer fills the partition: its own
+//! sweep keeps pace with its own changes only. So each task also publishes how many bytes it has
+//! written, and the owner of one that [`Cuts::holds_back`] lets it sweep without input.
+//!
 //! An offset is known only from a txn whose commit was confirmed. After a doubt the offsets of its
 //! blocks are unknown: a sweep that began there cuts nothing when it closes.
 
@@ -29,6 +33,11 @@ struct Known {
     blocks: VecDeque<(u64, i64)>,
     /// Offset below which this task needs nothing.
     bound: Option<i64>,
+    /// Bytes of all blocks of this task, and of its last one.
+    written: u64,
+    last_block: u64,
+    /// The bound when it was last seen to move, and what the peer had written then.
+    moved: Option<(Option<i64>, u64)>,
 }
 
 /// What is known of the blocks of this engine's tasks.
@@ -42,7 +51,8 @@ pub struct Cuts {
 impl Cuts {
     /// Takes over a task with what its last committed position said.
     pub fn take_over(&mut self, id: TaskId, metadata: &str) {
-        let known = Known { blocks: VecDeque::new(), bound: bound_of(metadata) };
+        let known =
+            Known { bound: bound_of(metadata), written: written_of(metadata), ..Known::default() };
         self.known.insert(id, known);
     }
 
@@ -51,20 +61,40 @@ impl Cuts {
         self.known.remove(&id);
     }
 
-    /// The metadata to commit with a task's position: its bound, or `-` without one, and the
-    /// number of the block that the same txn writes. The offset alone does not name a txn: a batch
-    /// without input (an idle partition is declared) leaves it where it was.
+    /// The metadata to commit with a task's position: its bound, or `-` without one, the number of
+    /// the block that the same txn writes, and how many bytes of blocks the task had written before.
+    /// The offset alone does not name a txn: a batch without input (an idle partition is declared)
+    /// leaves it where it was.
     #[must_use]
     pub fn metadata(&self, id: TaskId, sequence: u64) -> String {
-        match self.known.get(&id).and_then(|known| known.bound) {
-            Some(bound) => format!("{bound} {sequence}"),
-            None => format!("- {sequence}"),
-        }
+        let known = self.known.get(&id);
+        let bound = known.and_then(|known| known.bound);
+        let bound = bound.map_or_else(|| "-".to_owned(), |bound| bound.to_string());
+        format!("{bound} {sequence} {}", known.map_or(0, |known| known.written))
     }
 
-    /// So many bytes of blocks were written to a partition.
-    pub fn wrote(&mut self, partition: i32, bytes: u64) {
-        *self.written.entry(partition).or_default() += bytes;
+    /// A confirmed block of the task takes so many bytes.
+    pub fn wrote(&mut self, id: TaskId, bytes: u64) {
+        *self.written.entry(id.partition).or_default() += bytes;
+        let known = self.known.entry(id).or_default();
+        known.written += bytes;
+        known.last_block = bytes;
+    }
+
+    /// Whether the task keeps the log long: its bound has not moved while its peer, whose committed
+    /// position is given, wrote more than `after` bytes and twice what this task's whole state
+    /// takes (about `live` bytes). Then it should sweep without input; it is said once, and again
+    /// after as many bytes.
+    pub fn holds_back(&mut self, id: TaskId, peer: &Committed, live: u64, after: u64) -> bool {
+        let Some(known) = self.known.get_mut(&id) else { return false };
+        let theirs = written_of(&peer.metadata);
+        let (bound, since) = *known.moved.get_or_insert((known.bound, theirs));
+        let enough = after + 2 * live.max(known.last_block);
+        let holds = known.bound == bound && theirs.saturating_sub(since) >= enough;
+        if holds || known.bound != bound {
+            known.moved = Some((known.bound, theirs));
+        }
+        holds
     }
 
     /// A confirmed txn wrote block `sequence` of the task at or after `offset`, and the task now
@@ -140,6 +170,11 @@ pub fn block_of(metadata: &str) -> Option<u64> {
     metadata.split(' ').nth(1)?.parse().ok()
 }
 
+/// How many bytes of blocks the task had written before it committed this position.
+fn written_of(metadata: &str) -> u64 {
+    metadata.split(' ').nth(2).and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,7 +192,7 @@ mod tests {
         cuts.confirmed(ID, 4, 100, 0);
         assert_eq!(cuts.below(ID, 1000, None, false), None, "no sweep has closed");
         cuts.confirmed(ID, 5, 120, 4);
-        assert_eq!(cuts.metadata(ID, 5), "100 5");
+        assert_eq!(cuts.metadata(ID, 5), "100 5 0");
         assert_eq!(block_of(&cuts.metadata(ID, 5)), Some(5));
         assert_eq!(bound_of(&Cuts::default().metadata(ID, 5)), None);
         assert_eq!(cuts.below(ID, 1000, None, false), Some(100));
@@ -176,8 +211,24 @@ mod tests {
         cuts.confirmed(ID, 5, 120, 4);
         assert_eq!(cuts.below(ID, 1000, None, false), Some(50), "the old bound still holds");
         assert!(cuts.due(1).is_empty());
-        cuts.wrote(3, 10);
+        cuts.wrote(ID, 10);
         assert_eq!(cuts.due(1), [ID]);
         assert!(cuts.due(1).is_empty());
+    }
+
+    #[test]
+    fn a_quiet_task_holds_back_once_its_peer_has_written_much_more() {
+        let mut cuts = Cuts::default();
+        cuts.take_over(ID, "50 7 1000");
+        let mut holds =
+            |theirs: u64| cuts.holds_back(ID, &committed(&format!("900 40 {theirs}")), 100, 500);
+        assert!(!holds(5000), "what lies before it was taken over does not count");
+        assert!(!holds(5699));
+        assert!(holds(5700));
+        assert!(!holds(5701), "said a moment ago");
+        assert!(holds(6400));
+        cuts.confirmed(ID, 8, 120, 8);
+        assert!(!cuts.holds_back(ID, &committed("900 40 9000"), 100, 500), "it has moved");
+        assert_eq!(cuts.metadata(ID, 9), "120 9 1000");
     }
 }

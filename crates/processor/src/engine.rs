@@ -14,6 +14,7 @@
 //! draining: what was not committed is read again by its next owner.
 
 use crate::args::Adopt;
+use crate::block::task_of;
 use crate::broker::Broker;
 use crate::cut::{Cuts, block_of, peer};
 use crate::idle::Idleness;
@@ -22,6 +23,7 @@ use crate::mutant::{self, Mutant};
 use crate::restore::{Restore, Restored};
 use crate::shared::{Shared, Stage, TaskError, TaskId};
 use crate::status::Status;
+use crate::sweep::Haste;
 use crate::tables::Tables;
 use crate::tasks::{Task, Tasks};
 use anyhow::{Context as _, Result};
@@ -44,6 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often to say which windows wait for a source partition.
 const WATERMARKS: Duration = Duration::from_secs(10);
+
+/// How often to look whether a quiet task keeps the state log long.
+const SWEEPS: Duration = Duration::from_secs(10);
 
 /// What an engine may be told.
 #[derive(Debug, Clone)]
@@ -82,11 +87,14 @@ pub struct Engine<B: Broker> {
     backlog: VecDeque<(TopicPartition, Record)>,
     cuts: Cuts,
     idle: Idleness,
+    /// Tasks whose sweeps hold the cut of the log back.
+    haste: BTreeMap<TaskId, Haste>,
     options: Options,
     metrics: Arc<Metrics>,
     status: Status,
     last_commit: Instant,
     looked_at_watermarks: Instant,
+    looked_at_sweeps: Instant,
     /// Records and bytes of the state log read so far.
     restored: (u64, u64),
     /// Delivery is stopped because the state has reached its limit.
@@ -109,6 +117,8 @@ impl<B: Broker> Engine<B> {
             idle: Idleness::new(shared.idle_timeouts()),
             last_commit: broker.now(),
             looked_at_watermarks: broker.now(),
+            looked_at_sweeps: broker.now(),
+            haste: BTreeMap::new(),
             tasks: Tasks::default(),
             without_table: Vec::new(),
             unstarted: BTreeSet::new(),
@@ -166,21 +176,59 @@ impl<B: Broker> Engine<B> {
         if let Some(step) = self.declare_idle()? {
             return Ok(step);
         }
-        if self.backlog.is_empty() {
+        self.look_at_sweeps();
+        if self.backlog.is_empty() && self.haste.is_empty() {
             return Ok(Step::Quiet);
         }
         self.last_commit = self.broker.now();
-        let (outbox, touched) =
-            self.tasks.process(&self.shared, &mut self.backlog, &self.tables).map_err(halt)?;
+        let mut outbox = Outbox::default();
+        let mut touched = self
+            .tasks
+            .process(&self.shared, &mut self.backlog, &self.tables, &mut outbox)
+            .map_err(halt)?;
         let now = self.broker.now();
-        self.metrics.process_duration.observe((now - self.last_commit).as_secs_f64());
-        if touched.is_empty() {
-            return Ok(Step::Quiet);
-        }
         for id in touched.iter().filter(|id| id.stage == Stage::Account) {
             self.idle.active(*id, now);
         }
+        touched.extend(self.haste.keys().filter(|id| !self.unstarted.contains(id)));
+        if touched.is_empty() {
+            return Ok(Step::Quiet);
+        }
+        self.finish(&touched, &mut outbox)?;
+        let took = self.broker.now().saturating_duration_since(self.last_commit);
+        self.metrics.process_duration.observe(took.as_secs_f64());
         self.commit(outbox, &touched)
+    }
+
+    fn finish(&mut self, touched: &BTreeSet<TaskId>, outbox: &mut Outbox) -> Result<()> {
+        self.tasks.finish(touched, &self.haste, &self.tables, outbox).map_err(halt)?;
+        Ok(())
+    }
+
+    /// Finds the tasks that keep the state log long although they change little, and lets them
+    /// sweep, with or without input.
+    fn look_at_sweeps(&mut self) {
+        let tasks = &self.tasks;
+        self.haste.retain(|id, haste| tasks.get(*id).is_some_and(|t| t.blocks().1 < haste.from));
+        let now = self.broker.now();
+        let due = now.saturating_duration_since(self.looked_at_sweeps) >= SWEEPS;
+        if !due || mutant::is(Mutant::QuietTaskHoldsTheCut) {
+            return;
+        }
+        self.looked_at_sweeps = now;
+        let peers: Vec<TopicPartition> = tasks.iter().map(|(id, _)| peer(id).input()).collect();
+        // What cannot be looked up now is looked up next time.
+        let Ok(committed) = self.broker.committed(&peers) else { return };
+        for (id, task) in tasks.iter().filter(|(id, _)| !self.unstarted.contains(id)) {
+            let theirs = committed.get(&peer(id).input()).and_then(Option::as_ref);
+            let live: usize = task.state().iter().map(|(_, _, bytes)| bytes).sum();
+            let after = self.shared.sizes.cut_after;
+            if theirs.is_some_and(|theirs| self.cuts.holds_back(id, theirs, live as u64, after)) {
+                let from = task.blocks().0 + 1;
+                tracing::debug!(task = %id, from, "its sweep is hastened: its log has grown long");
+                self.haste.insert(id, Haste { from, bytes: self.shared.sizes.block_part });
+            }
+        }
     }
 
     fn follow(&mut self, batch: &Batch) -> Result<()> {
@@ -209,6 +257,7 @@ impl<B: Broker> Engine<B> {
         self.without_table.retain(|restored| restored.id != id);
         self.unstarted.remove(&id);
         self.cuts.remove(id);
+        self.haste.remove(&id);
         self.idle.remove(id);
     }
 
@@ -337,7 +386,9 @@ impl<B: Broker> Engine<B> {
         if idle.is_empty() {
             return Ok(None);
         }
-        let (outbox, touched) = self.tasks.declare_idle(&idle, &self.tables).map_err(halt)?;
+        let mut outbox = Outbox::default();
+        let touched = self.tasks.declare_idle(&idle);
+        self.finish(&touched, &mut outbox)?;
         let step = self.commit(outbox, &touched)?;
         if step == Step::Committed {
             for (id, timeout) in idle {
@@ -491,7 +542,8 @@ impl<B: Broker> Engine<B> {
 
     fn note_blocks(&mut self, outbox: &Outbox, touched: &BTreeSet<TaskId>, written: &Written) {
         for record in outbox.records.iter().filter(|r| r.topic == self.shared.state_topic) {
-            self.cuts.wrote(record.partition, record.size() as u64);
+            let Ok(id) = task_of(record.value.as_deref().unwrap_or_default()) else { continue };
+            self.cuts.wrote(id, record.size() as u64);
         }
         for id in touched {
             let blocks = self.tasks.get(*id).map(|task| task.blocks());

@@ -7,7 +7,7 @@ use crate::mutant::{self, Mutant};
 use crate::outputs::{Output, Outputs};
 use crate::plans::Plans;
 use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
-use crate::sweep::Sweep;
+use crate::sweep::{Haste, Sweep};
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::decode::Record;
 use caudal_core::ledger::{GroupLedger, read_count, write_count};
@@ -299,7 +299,7 @@ impl GroupTask {
     ///
     /// # Errors
     /// [`TaskError::Overflow`].
-    pub fn finish(&mut self, outbox: &mut Outbox) -> Result<(), TaskError> {
+    pub fn finish(&mut self, haste: Option<Haste>, outbox: &mut Outbox) -> Result<(), TaskError> {
         let shared = Arc::clone(&self.shared);
         let last_offset = self.at.next_offset - 1;
         for (place, query) in shared.global.iter().enumerate() {
@@ -312,11 +312,11 @@ impl GroupTask {
                 self.emit_row(place, &query.topic, &row, last_offset, outbox);
             }
         }
-        self.write_block(outbox);
+        self.write_block(haste, outbox);
         Ok(())
     }
 
-    fn write_block(&mut self, outbox: &mut Outbox) {
+    fn write_block(&mut self, haste: Option<Haste>, outbox: &mut Outbox) {
         let shared = Arc::clone(&self.shared);
         let mut entries = Entries::new(shared.sizes.block_part);
         for (place, state) in self.queries.iter().enumerate() {
@@ -324,7 +324,7 @@ impl GroupTask {
         }
         let body = self.body();
         let (queries, sequence) = (&self.queries, self.at.sequence);
-        self.at.sweep.go_on(sequence, body.len(), &mut entries, |cursor, entries| {
+        self.at.sweep.go_on(sequence, body.len(), haste, &mut entries, |cursor, entries| {
             next_entry(queries, cursor, entries)
         });
         let head = Head {

@@ -24,6 +24,8 @@ pub(crate) enum Mutant {
     IdleByClock,
     /// A sweep counts as closed one block before it is.
     SweepOneBlockShort,
+    /// A task without input never sweeps, however much its peer writes.
+    QuietTaskHoldsTheCut,
 }
 
 /// Is the engine broken in this way? Never outside tests.

@@ -113,7 +113,8 @@ pub struct Sizes {
     pub outbox: usize,
     /// Output records of one commit.
     pub outbox_records: usize,
-    /// Bytes of state blocks in a partition between two cuts of the log.
+    /// Bytes of state blocks in a partition between two cuts of the log. A cut takes a moment, and
+    /// waits for the other stage's sweep: until then as many again may come.
     pub cut_after: u64,
     /// Stage 2 is told the stream time whenever it enters another slice of this many microseconds.
     pub granule: i64,
@@ -126,7 +127,7 @@ impl Default for Sizes {
             partials: 256 * 1024,
             outbox: 16 * 1024 * 1024,
             outbox_records: 200_000,
-            cut_after: 4 * 1024 * 1024,
+            cut_after: 2 * 1024 * 1024,
             granule: 10 * caudal_core::time::SECOND,
         }
     }

@@ -12,6 +12,9 @@
 //! state meanwhile (a whole bucket that no window or horizon needs) needs no record: a restore drops
 //! it by the stream time of the block.
 //!
+//! A sweep keeps pace with its own task's changes. Where the other stage's task of that number
+//! fills the same partition of the log faster, the engine hastens it: see [`Haste`].
+//!
 //! Cursor and start belong to the batch: an abort takes them back with everything else. A restart
 //! begins a new sweep, because the order of the containers is then another.
 
@@ -29,6 +32,15 @@ pub struct Sweep<C> {
 struct Open<C> {
     first: u64,
     cursor: Option<C>,
+}
+
+/// A sweep that is to close soon, whatever the task's own changes are.
+#[derive(Debug, Clone, Copy)]
+pub struct Haste {
+    /// It begins with this block or a later one.
+    pub from: u64,
+    /// Least bytes in each block.
+    pub bytes: usize,
 }
 
 impl<C> Default for Sweep<C> {
@@ -51,17 +63,20 @@ impl<C: Copy> Sweep<C> {
     }
 
     /// Goes on for as many bytes as block `sequence` has already, `head` bytes outside of `entries`
-    /// included; opens and closes a sweep where it is due. `next` writes the entry after a cursor,
-    /// or gives `None` at the end.
+    /// included, or for what `haste` asks for; opens and closes a sweep where it is due. `next`
+    /// writes the entry after a cursor, or gives `None` at the end.
     pub fn go_on(
         &mut self,
         sequence: u64,
         head: usize,
+        haste: Option<Haste>,
         entries: &mut Entries,
         mut next: impl FnMut(Option<C>, &mut Entries) -> Option<C>,
     ) {
+        // An older sweep would free little of the log when it closes.
+        self.open = self.open.take().filter(|open| haste.is_none_or(|h| open.first >= h.from));
         let open = self.open.get_or_insert(Open { first: sequence, cursor: None });
-        let enough = 2 * entries.bytes() + head;
+        let enough = (2 * entries.bytes() + head).max(haste.map_or(0, |h| h.bytes));
         while entries.bytes() < enough {
             let Some(cursor) = next(open.cursor, entries) else {
                 let short = u64::from(mutant::is(Mutant::SweepOneBlockShort));
@@ -83,7 +98,7 @@ mod tests {
         let mut entries = Entries::new(1 << 20);
         (0..changed).for_each(|_| entries.accumulator(0, |out| out.bytes(&[0; 9])));
         let mut seen = Vec::new();
-        sweep.go_on(sequence, 0, &mut entries, |cursor, entries| {
+        sweep.go_on(sequence, 0, None, &mut entries, |cursor, entries| {
             let next = cursor.map_or(0, |c| c + 1);
             (next < count).then(|| {
                 entries.accumulator(0, |out| out.bytes(&[0; 9]));
@@ -104,5 +119,23 @@ mod tests {
         assert_eq!(sweep.complete_from(), 5, "closed in block 7, began in block 5");
         assert_eq!(go_on(&mut sweep, 8, 20, 7).len(), 7);
         assert_eq!(sweep.complete_from(), 8, "a small state is whole in one block");
+    }
+
+    #[test]
+    fn a_hastened_sweep_begins_again_and_needs_no_changes() {
+        let mut sweep = Sweep::default();
+        go_on(&mut sweep, 0, 1, 70);
+        let haste = Some(Haste { from: 5, bytes: 200 });
+        let mut blocks = 0;
+        while sweep.complete_from() < 5 {
+            let mut entries = Entries::new(1 << 20);
+            sweep.go_on(5 + blocks, 0, haste, &mut entries, |cursor: Option<u32>, entries| {
+                let next = cursor.map_or(0, |c| c + 1);
+                (next < 70).then(|| entries.accumulator(0, |out| out.bytes(&[0; 9])))?;
+                Some(next)
+            });
+            blocks += 1;
+        }
+        assert_eq!((sweep.complete_from(), blocks), (5, 5));
     }
 }

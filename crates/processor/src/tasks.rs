@@ -5,6 +5,7 @@ use crate::block::{Block, Head};
 use crate::group_task::GroupTask;
 use crate::metrics::Metrics;
 use crate::shared::{Shared, Stage, TaskError, TaskId};
+use crate::sweep::Haste;
 use crate::tables::Tables;
 use caudal_core::avro::AvroError;
 use caudal_core::decode::Record;
@@ -88,10 +89,15 @@ impl Task {
         }
     }
 
-    fn finish(&mut self, tables: &Tables, outbox: &mut Outbox) -> Result<(), TaskError> {
+    fn finish(
+        &mut self,
+        haste: Option<Haste>,
+        tables: &Tables,
+        outbox: &mut Outbox,
+    ) -> Result<(), TaskError> {
         match self {
-            Task::Account(task) => task.finish(tables.offset(), outbox),
-            Task::Group(task) => task.finish(outbox),
+            Task::Account(task) => task.finish(tables.offset(), haste, outbox),
+            Task::Group(task) => task.finish(haste, outbox),
         }
     }
 
@@ -166,8 +172,7 @@ impl Tasks {
     }
 
     /// Processes records from the front of `records` until there are none or the outbox is full:
-    /// pure, no I/O, no clock. Every task that had a record adds its outputs, its state block and
-    /// its input position, and is among `touched`.
+    /// pure, no I/O, no clock. Gives the tasks that had a record.
     ///
     /// # Errors
     /// [`TaskError`].
@@ -176,8 +181,8 @@ impl Tasks {
         shared: &Shared,
         records: &mut VecDeque<(TopicPartition, Record)>,
         tables: &Tables,
-    ) -> Result<(Outbox, BTreeSet<TaskId>), TaskError> {
-        let mut outbox = Outbox::default();
+        outbox: &mut Outbox,
+    ) -> Result<BTreeSet<TaskId>, TaskError> {
         let mut touched = BTreeSet::new();
         let (mut bytes, mut counted) = (0, 0);
         while let Some(((topic, partition), record)) = records.pop_front() {
@@ -185,7 +190,7 @@ impl Tasks {
             // A partition whose task is not here delivers nothing: it is paused.
             let Some(task) = self.running.get_mut(&id) else { continue };
             let before = task.next_offset();
-            task.process(&record, tables, &mut outbox)?;
+            task.process(&record, tables, outbox)?;
             if task.next_offset() != before {
                 touched.insert(id);
             }
@@ -195,21 +200,12 @@ impl Tasks {
                 break;
             }
         }
-        self.finish(&touched, tables, &mut outbox)?;
-        Ok((outbox, touched))
+        Ok(touched)
     }
 
     /// Declares that the partitions of these stage-1 tasks have been silent for `idle`
-    /// microseconds at their confirmed ends.
-    ///
-    /// # Errors
-    /// [`TaskError`].
-    pub fn declare_idle(
-        &mut self,
-        idle: &[(TaskId, i64)],
-        tables: &Tables,
-    ) -> Result<(Outbox, BTreeSet<TaskId>), TaskError> {
-        let mut outbox = Outbox::default();
+    /// microseconds at their confirmed ends. Gives the tasks.
+    pub fn declare_idle(&mut self, idle: &[(TaskId, i64)]) -> BTreeSet<TaskId> {
         let mut touched = BTreeSet::new();
         for (id, idle) in idle {
             if let Some(Task::Account(task)) = self.running.get_mut(id) {
@@ -217,19 +213,24 @@ impl Tasks {
                 touched.insert(*id);
             }
         }
-        self.finish(&touched, tables, &mut outbox)?;
-        Ok((outbox, touched))
+        touched
     }
 
-    fn finish(
+    /// Ends the batch: each of these tasks adds its last outputs, its state block and its input
+    /// position; those in `haste` sweep faster, from the block given.
+    ///
+    /// # Errors
+    /// [`TaskError`].
+    pub fn finish(
         &mut self,
         touched: &BTreeSet<TaskId>,
+        haste: &BTreeMap<TaskId, Haste>,
         tables: &Tables,
         outbox: &mut Outbox,
     ) -> Result<(), TaskError> {
         for id in touched {
             let Some(task) = self.running.get_mut(id) else { continue };
-            task.finish(tables, outbox)?;
+            task.finish(haste.get(id).copied(), tables, outbox)?;
             let (topic, partition) = id.input();
             outbox.positions.push(Position {
                 topic,

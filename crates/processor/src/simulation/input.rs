@@ -49,6 +49,16 @@ pub struct Input {
 }
 
 impl Input {
+    /// A valid record in the partition where it belongs, as JSON.
+    pub fn at_home(fact: Fact, partitions: i32) -> Input {
+        Input {
+            partition: partition_of(fact.account.as_bytes(), partitions),
+            key: Some(fact.account.as_bytes().into()),
+            value: Some(json(&fact).into_bytes().into()),
+            truth: Truth::Valid(fact),
+        }
+    }
+
     /// As it is sent.
     pub fn record(&self) -> Record {
         Record { key: self.key.clone(), value: self.value.clone(), ..Record::default() }

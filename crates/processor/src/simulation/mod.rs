@@ -13,6 +13,7 @@ mod log;
 mod naive;
 mod oracle;
 mod queries;
+mod quiet_task;
 mod reference;
 mod rows;
 mod schedule;
