@@ -5,6 +5,10 @@ use anyhow::Result;
 use caudal_kafka::Kafka;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
+use std::time::{Duration, Instant};
+
+/// How long a partition's leader may be busy or absent.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sees open transactions of a topic: the last stable offset stays behind the high watermark.
 pub struct OpenTxns {
@@ -50,7 +54,7 @@ impl OpenTxns {
     /// # Errors
     /// When a partition's leader does not answer.
     pub fn ends(&self) -> Result<Vec<i64>> {
-        (0..self.partitions).map(|p| Ok(self.all.watermarks(self.topic, p)?.1)).collect()
+        (0..self.partitions).map(|p| self.end(&self.all, p)).collect()
     }
 
     /// A partition with a transaction that is open and began at or after these ends: what a
@@ -69,8 +73,8 @@ impl OpenTxns {
     pub fn all_since(&self, ends: &[i64]) -> Result<Vec<OpenTxn>> {
         let mut found = Vec::new();
         for (p, since) in (0..self.partitions).zip(ends) {
-            let (_, end) = self.all.watermarks(self.topic, p)?;
-            let (_, stable) = self.stable.watermarks(self.topic, p)?;
+            let end = self.end(&self.all, p)?;
+            let stable = self.end(&self.stable, p)?;
             if stable < end && stable >= *since {
                 found.push(OpenTxn { partition: format!("{}-{p}", self.topic), stable, end });
             }
@@ -78,12 +82,27 @@ impl OpenTxns {
         Ok(found)
     }
 
+    /// The end of a partition as one of the two readers sees it. A leader may be busy or on the
+    /// move, and faults may have caused that: it is asked again.
+    fn end(&self, reader: &Offsets, partition: i32) -> Result<i64> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match reader.watermarks(self.topic, partition) {
+                Ok((_, end)) => return Ok(end),
+                Err(error) if error.transient && Instant::now() < until => {
+                    println!("asked again: {error}");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Sum of the ends: how far the topic has come.
     ///
     /// # Errors
     /// When a partition's leader does not answer.
     pub fn total(&self) -> Result<i64> {
-        (0..self.partitions).map(|p| Ok(self.all.watermarks(self.topic, p)?.1)).sum()
+        (0..self.partitions).map(|p| self.end(&self.all, p)).sum()
     }
 }
 

@@ -65,9 +65,9 @@ fn kill_broker(name: &str, pipeline: &Pipeline, moments: &mut Moments) -> Result
     println!("{name} killed with {open:?}; input and output were at {before:?}");
     ensure!(pipeline.stack.pid(name).is_none(), "{name} still runs");
     // Long enough for the others to notice: their session time-out is 9 s.
-    let at_kill = output.total().unwrap_or(before.1);
+    let at_kill = output.total()?;
     wait_until("the pipeline goes on without it", Duration::from_secs(90), || {
-        Ok(output.total().unwrap_or(0) > at_kill + 1_000)
+        Ok(output.total()? > at_kill + 1_000)
     })
 }
 
