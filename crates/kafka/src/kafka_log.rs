@@ -74,7 +74,12 @@ impl LogSource for KafkaLog {
             None => Polled::Nothing,
             Some(Ok(message)) => Polled::Record(owned(&message)),
             Some(Err(KafkaError::PartitionEOF(partition))) => Polled::End(partition),
-            Some(Err(error)) => Polled::Failed(failure(&error)),
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                    Polled::OutOfRange(Error::permanent("cannot read", error))
+                }
+                _ => Polled::Failed(failure(&error)),
+            },
         }
     }
 }
@@ -83,9 +88,7 @@ fn failure(error: &KafkaError) -> Error {
     let permanent = matches!(
         error.rdkafka_error_code(),
         Some(
-            Code::AutoOffsetReset
-                | Code::OffsetOutOfRange
-                | Code::Fatal
+            Code::Fatal
                 | Code::TopicAuthorizationFailed
                 | Code::UnknownTopicOrPartition
                 | Code::UnknownTopic

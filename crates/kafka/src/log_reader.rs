@@ -54,6 +54,8 @@ pub enum Polled {
     Record(Record),
     /// Everything in that partition was read, up to the last stable offset at the time of asking.
     End(i32),
+    /// Some partition no longer has the offset that is to be read next.
+    OutOfRange(Error),
     /// A failure; a transient one is waited out.
     Failed(Error),
 }
@@ -65,13 +67,16 @@ pub enum Event {
     Record(Record),
     /// The end of that partition is proven; it is read no further.
     End(i32),
+    /// That partition, read from its first record on, was cut while it was read: what was read of
+    /// it counts for nothing. It is read no further; whoever needs it adds it again.
+    Cut(i32),
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     NeedsTarget { from: Option<i64> },
     NeedsStable { from: Option<i64>, target: i64 },
-    Reading { next: i64, target: i64 },
+    Reading { from_first: bool, next: i64, target: i64 },
 }
 
 /// Reads partitions of one topic to their proven ends.
@@ -81,6 +86,8 @@ pub struct LogReader<S: LogSource = KafkaLog> {
     stages: BTreeMap<i32, Stage>,
     records_read: u64,
     bytes_read: u64,
+    /// What the client said of an offset; which partition it meant is not known yet.
+    out_of_range: Option<Error>,
 }
 
 impl LogReader {
@@ -112,6 +119,7 @@ impl LogReader {
                 match event {
                     Event::Record(record) => found.push(record.partition),
                     Event::End(partition) => drained.push(partition),
+                    Event::Cut(_) => {}
                 }
                 Ok(())
             })?;
@@ -131,6 +139,7 @@ impl<S: LogSource> LogReader<S> {
             stages: BTreeMap::new(),
             records_read: 0,
             bytes_read: 0,
+            out_of_range: None,
         }
     }
 
@@ -151,7 +160,7 @@ impl<S: LogSource> LogReader<S> {
     #[must_use]
     pub fn remaining(&self) -> u64 {
         let distance = |stage: &Stage| match stage {
-            Stage::Reading { next, target } => u64::try_from(target - next).unwrap_or(0),
+            Stage::Reading { next, target, .. } => u64::try_from(target - next).unwrap_or(0),
             _ => 0,
         };
         self.stages.values().map(distance).sum()
@@ -199,6 +208,9 @@ impl<S: LogSource> LogReader<S> {
         let until = self.source.now() + slice;
         self.advance_stages()?;
         while self.source.now() < until && !self.stages.is_empty() {
+            for partition in self.drop_what_was_cut()? {
+                sink(Event::Cut(partition))?;
+            }
             let reading = self.stages.values().any(|s| matches!(s, Stage::Reading { .. }));
             if !reading {
                 self.source.wait(Duration::from_millis(20).min(slice));
@@ -216,11 +228,36 @@ impl<S: LogSource> LogReader<S> {
                     self.remove(partition)?;
                     sink(Event::End(partition))?;
                 }
+                Polled::OutOfRange(error) => self.out_of_range = Some(error),
                 Polled::Failed(error) if error.transient => {}
                 Polled::Failed(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    /// After an offset was out of range: the partitions that are read from their first record on
+    /// and whose first record is now beyond the next one to read. They are read no further.
+    fn drop_what_was_cut(&mut self) -> Result<Vec<i32>> {
+        let Some(error) = self.out_of_range.take() else { return Ok(Vec::new()) };
+        let mut cut = Vec::new();
+        for (partition, stage) in &self.stages {
+            let Stage::Reading { from_first: true, next, .. } = stage else { continue };
+            match self.source.stable_range(&self.topic, *partition) {
+                Ok((first, _)) if first > *next => cut.push(*partition),
+                Ok(_) => {}
+                Err(failure) if failure.transient => {
+                    self.out_of_range = Some(error);
+                    return Ok(Vec::new());
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        if cut.is_empty() {
+            return Err(error);
+        }
+        cut.iter().try_for_each(|partition| self.remove(*partition))?;
+        Ok(cut)
     }
 
     /// Whether the record is of a partition that is being read; then it counts as read.
@@ -237,7 +274,7 @@ impl<S: LogSource> LogReader<S> {
     /// Reads every added partition to its proven end.
     ///
     /// # Errors
-    /// A permanent error, what `sink` returns, or no progress for `patience` (waiting for an open
+    /// A permanent error, what `sink` returns, a partition that was cut meanwhile, or no progress for `patience` (waiting for an open
     /// txn, or for a partition without a leader).
     pub fn read_all<E: From<Error>>(
         &mut self,
@@ -252,6 +289,10 @@ impl<S: LogSource> LogReader<S> {
                 match event {
                     Event::Record(record) => sink(record),
                     Event::End(_) => Ok(()),
+                    Event::Cut(partition) => {
+                        let what = format!("partition {partition} was cut while it was read");
+                        Err(Error::permanent(what, "its first records were deleted").into())
+                    }
                 }
             })?;
             let now = self.source.now();
@@ -308,7 +349,8 @@ impl<S: LogSource> LogReader<S> {
         }
         let next = from.map_or(first, |from| from.max(first));
         self.source.assign(&self.topic, partition, next)?;
-        self.stages.insert(partition, Stage::Reading { next, target });
+        let from_first = from.is_none();
+        self.stages.insert(partition, Stage::Reading { from_first, next, target });
         Ok(())
     }
 }

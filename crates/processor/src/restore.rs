@@ -129,7 +129,7 @@ impl Restore {
     pub fn step<B: Broker>(&mut self, broker: &mut B, slice: Duration) -> Result<Vec<Restored>> {
         self.begin_waiting(broker)?;
         let (reading, seen, shared) = (&mut self.reading, &mut self.seen, &self.shared);
-        let mut ended: Vec<i32> = Vec::new();
+        let (mut ended, mut cut): (Vec<i32>, Vec<i32>) = (Vec::new(), Vec::new());
         broker.state_log().step(slice, |event| -> Result<()> {
             match event {
                 Event::Record(record) => apply(reading, seen, shared, &record),
@@ -137,8 +137,13 @@ impl Restore {
                     ended.push(partition);
                     Ok(())
                 }
+                Event::Cut(partition) => {
+                    cut.push(partition);
+                    Ok(())
+                }
             }
         })?;
+        cut.into_iter().for_each(|partition| self.begin_again(partition));
         let mut restored = Vec::new();
         for partition in ended {
             let ids: Vec<TaskId> =
@@ -156,6 +161,19 @@ impl Restore {
         }
         self.say_progress(broker);
         Ok(restored)
+    }
+
+    /// The owner of the other stage's task cut the partition while it was read. What it cut is
+    /// needed by neither, but a reading may have stopped in the middle of it.
+    fn begin_again(&mut self, partition: i32) {
+        tracing::info!(partition, "the state log was cut while it was read; reading it again");
+        let ids: Vec<TaskId> =
+            self.reading.keys().copied().filter(|id| id.partition == partition).collect();
+        for id in ids {
+            if let Some(restoring) = self.reading.remove(&id) {
+                self.waiting.insert(id, restoring.since);
+            }
+        }
     }
 
     fn say_progress<B: Broker>(&mut self, broker: &mut B) {

@@ -95,6 +95,11 @@ impl Tables {
             match event {
                 Event::Record(record) => self.apply(&record),
                 Event::End(_) => self.as_of = self.reading_since.take(),
+                // Its first reading: it begins again.
+                Event::Cut(_) => {
+                    self.rows.clear();
+                    self.reading_since = None;
+                }
             }
             Ok(())
         })

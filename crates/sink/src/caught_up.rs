@@ -133,6 +133,7 @@ impl Proof {
         reader.step(SLICE, |event| {
             let (partition, proof) = match event {
                 Event::End(partition) => (partition, true),
+                Event::Cut(_) => return Ok(()),
                 Event::Record(record) => {
                     let end = behind.get(&record.partition).map_or(0, |(_, end)| *end);
                     (record.partition, record.offset >= end)

@@ -76,8 +76,9 @@ impl LogSource for SimLog {
         let (partition, next) = self.assigned.iter_mut().nth(at).expect("an index");
         let log = cluster.log(partition);
         if *next < log.start() {
+            *cluster.observed.faults.entry("cuts under a reader").or_default() += 1;
             let (what, cause) = ("cannot read".into(), "the offset is out of range".into());
-            return Polled::Failed(Error { what, cause, transient: false });
+            return Polled::OutOfRange(Error { what, cause, transient: false });
         }
         match log.next(*next).map(|visible| visible.record.clone()) {
             Some(record) => {
