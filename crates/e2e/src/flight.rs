@@ -115,7 +115,7 @@ pub fn open_db_tx(database_url: &str, since: &str) -> Result<Option<String>> {
     let found = query::texts(
         database_url,
         &format!(
-            "SELECT format('%s, %s, since %s', state, left(query, 40), clock_timestamp() - xact_start) \
+            "SELECT format('%s, %s, since %s', state, left(query, 40), xact_start) \
              FROM pg_stat_activity WHERE application_name LIKE 'caudal-sink%' \
              AND backend_xid IS NOT NULL AND backend_start > '{since}'"
         ),

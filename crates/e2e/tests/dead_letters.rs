@@ -116,8 +116,8 @@ fn send(pipeline: &Pipeline, cases: &[Case]) -> Result<()> {
         value: case.value.clone(),
         headers: Vec::new(),
     };
-    let outbox = Outbox { records: cases.iter().map(record).collect(), positions: Vec::new() };
-    producer.commit(&outbox, None)?;
+    let mut outbox = Outbox { records: cases.iter().map(record).collect(), positions: Vec::new() };
+    producer.commit(&mut outbox, None)?;
     Ok(())
 }
 

@@ -127,7 +127,7 @@ impl Bench {
         loop {
             ensure!(Instant::now() < until, "no commit within 60 s");
             let group = GroupSnapshot::take(&member.consumer).context("in no group")?;
-            match producer.commit(&self.outbox(&member.owned, next), Some(&group)) {
+            match producer.commit(&mut self.outbox(&member.owned, next), Some(&group)) {
                 Ok(_) => return Ok(aborts),
                 Err(TxnError::Aborted(why)) => {
                     println!("  aborted: {why}");
@@ -162,7 +162,7 @@ fn shares_and_leaves(pipeline: &Pipeline, topic: &str, protocol: GroupProtocol) 
 
     // Positions with the membership from before the second member came.
     let moved = members[1].owned.clone();
-    match producer.commit(&bench.outbox(&moved, 99), Some(&before)) {
+    match producer.commit(&mut bench.outbox(&moved, 99), Some(&before)) {
         Err(TxnError::Aborted(why)) => println!("  a stale membership is refused: {why}"),
         other => anyhow::bail!("a stale membership committed what moved away: {other:?}"),
     }
@@ -210,7 +210,7 @@ fn at_least_once(pipeline: &Pipeline) -> Result<()> {
     )?;
     let group = GroupSnapshot::take(&members[0].consumer).context("in no group")?;
     for next in 1..4 {
-        let written = producer.commit(&bench.outbox(&all, next), Some(&group))?;
+        let written = producer.commit(&mut bench.outbox(&all, next), Some(&group))?;
         ensure!(written.values().all(|first| *first == next - 1), "{written:?}");
         ensure!(written.len() == all.len(), "{written:?}");
     }
@@ -226,9 +226,9 @@ fn logs_are_cut_and_topics_grow(pipeline: &Pipeline) -> Result<()> {
         TxnProducer::connect(&bench.kafka, &bench.topic, Some(&bench.topic), PATIENCE)?;
     let all: BTreeSet<i32> = (0..PARTITIONS).collect();
     for _ in 0..3 {
-        producer.commit(&bench.outbox(&all, 0), None)?;
+        producer.commit(&mut bench.outbox(&all, 0), None)?;
     }
-    let written = producer.commit(&bench.outbox(&all, 0), None)?;
+    let written = producer.commit(&mut bench.outbox(&all, 0), None)?;
     // Three txns of one record and one marker before it.
     ensure!(written.len() == all.len() && written.values().all(|w| *w == 6), "{written:?}");
     let cutter = Cutter::start(&bench.kafka, &bench.topic)?;

@@ -48,6 +48,10 @@ fn a_restart_reads_about_what_is_live() -> Result<()> {
     let read = metric_sum(&listen, "caudal_processor_restore_bytes_total")?;
     let took = metric_sum(&listen, "caudal_processor_restore_duration_seconds_sum")?;
     let tasks = metric_sum(&listen, "caudal_processor_restore_duration_seconds_count")?;
+    // It counts its state once a second.
+    wait_until("the restored state is counted", LIMIT, || {
+        Ok(metric_sum(&listen, "caudal_processor_state_entries")? > 0.0)
+    })?;
     let live = live_bytes(&pipeline.kafka, &listen)?;
     println!(
         "restored {tasks} tasks in {:.2} s each: read {read} bytes, live {live:.0}",

@@ -118,7 +118,7 @@ fn duplicated_output(pipeline: &Pipeline) -> Result<()> {
         caudal_core::avro::read_transaction(&mut caudal_core::avro::Reader::new(body))?;
     let mut producer =
         TxnProducer::connect(&pipeline.kafka, "verify-test", None, Duration::from_secs(60))?;
-    producer.commit(&Outbox { records: vec![copy], positions: vec![] }, None)?;
+    producer.commit(&mut Outbox { records: vec![copy], positions: Vec::new() }, None)?;
     let verdict = pipeline.verify()?;
     let differences = verdict["differences"].to_string();
     ensure!(verdict["balanced"] == false, "a duplicated output record: verify still balances");

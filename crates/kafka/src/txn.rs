@@ -54,6 +54,8 @@ pub struct TxnProducer {
     /// Whether a broker refused records of an aborted txn. librdkafka then misses their sequence
     /// numbers ("skipped sequence numbers") and would abort the next txn as well.
     is_spent: bool,
+    /// Bytes of each record of the present outbox.
+    sizes: Vec<usize>,
     watchdog: Watchdog,
 }
 
@@ -115,6 +117,7 @@ impl TxnProducer {
             watched,
             producer,
             is_spent: false,
+            sizes: Vec::new(),
             watchdog,
         })
     }
@@ -136,14 +139,23 @@ impl TxnProducer {
     /// may still be writing the previous txn's markers, and refuses until it has. Gives the lowest
     /// offset written to each partition of the watched topic.
     ///
+    /// With a group, records are released as they are handed over: what is not committed is read
+    /// again. Without one the caller may send the same outbox again.
+    ///
     /// # Errors
     /// A [`TxnError`] that says what is known of the txn. At least once knows no abort: of a failed
     /// commit any part may exist (and is a [`TxnError::Doubt`]), and of a refused one too.
-    pub fn commit(&mut self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<Written> {
+    pub fn commit(
+        &mut self,
+        outbox: &mut Outbox,
+        group: Option<&GroupSnapshot>,
+    ) -> Outcome<Written> {
         if self.is_spent {
             self.replace(CALL).map_err(|e| TxnError::Doubt(e.to_string()))?;
         }
         self.producer.context().begin();
+        self.sizes.clear();
+        self.sizes.extend(outbox.records.iter().map(OutRecord::size));
         match self.guarantee {
             Guarantee::ExactlyOnceV2 => self.commit_txn(outbox, group)?,
             Guarantee::AtLeastOnce => self.commit_plainly(outbox, group)?,
@@ -153,10 +165,10 @@ impl TxnProducer {
         Ok(self.producer.context().take_written())
     }
 
-    fn commit_txn(&mut self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<()> {
+    fn commit_txn(&mut self, outbox: &mut Outbox, group: Option<&GroupSnapshot>) -> Outcome<()> {
         let begun = self.watchdog.call("begin_transaction", || self.producer.begin_transaction());
         begun.map_err(|e| classify(&e))?;
-        let filled = self.send_all(outbox).and_then(|()| match group {
+        let filled = self.send_all(outbox, group.is_some()).and_then(|()| match group {
             Some(group) => self.send_positions(&outbox.positions, group),
             None => Ok(()),
         });
@@ -185,12 +197,12 @@ impl TxnProducer {
 
     /// Without a txn: idempotent, so that retries neither double nor reorder; positions once every
     /// record is acknowledged.
-    fn commit_plainly(&self, outbox: &Outbox, group: Option<&GroupSnapshot>) -> Outcome<()> {
+    fn commit_plainly(&self, outbox: &mut Outbox, group: Option<&GroupSnapshot>) -> Outcome<()> {
         let in_doubt = |error| match error {
             TxnError::Aborted(cause) => TxnError::Doubt(cause),
             other => other,
         };
-        self.send_all(outbox).map_err(in_doubt)?;
+        self.send_all(outbox, group.is_some()).map_err(in_doubt)?;
         self.drain()?;
         if let Some(failure) = self.producer.context().failure() {
             let refused = self.refusal(outbox, &failure).map(TxnError::Refused);
@@ -216,7 +228,7 @@ impl TxnProducer {
     /// partition in flight; while records of the same partition wait behind it longer than
     /// `linger.ms`, its thread does not sleep but spins until the acknowledgement (measured: two
     /// fifths of the process's CPU). So what a partition has beyond one request waits here.
-    fn send_all(&self, outbox: &Outbox) -> Outcome<()> {
+    fn send_all(&self, outbox: &mut Outbox, release: bool) -> Outcome<()> {
         // Partition by partition, so that one is handed over whole before its linger is over.
         let mut waiting: BTreeMap<(&str, i32), Vec<usize>> = BTreeMap::new();
         for (index, out) in outbox.records.iter().enumerate() {
@@ -225,8 +237,12 @@ impl TxnProducer {
         let mut waiting: Vec<Vec<usize>> = waiting.into_values().collect();
         while !waiting.is_empty() {
             for rest in &mut waiting {
-                let wave = rest.drain(..wave_length(&outbox.records, rest));
-                wave.into_iter().try_for_each(|index| self.send_one(outbox, index))?;
+                for index in rest.drain(..wave_length(&self.sizes, rest)) {
+                    self.send_one(outbox, index)?;
+                    if release {
+                        outbox.records[index].release();
+                    }
+                }
             }
             waiting.retain(|rest| !rest.is_empty());
             if !waiting.is_empty() {
@@ -322,17 +338,17 @@ impl TxnProducer {
             record: failure.record,
             topic: out.topic.clone(),
             partition: out.partition,
-            flaw: flaw(failure.code?, out.size(), RECORD_LIMIT)?,
+            flaw: flaw(failure.code?, *self.sizes.get(failure.record)?, RECORD_LIMIT)?,
             cause: failure.cause.clone(),
         })
     }
 }
 
 /// How many of the first of these records fit one request; at least one.
-fn wave_length(records: &[OutRecord], wanted: &[usize]) -> usize {
+fn wave_length(sizes: &[usize], wanted: &[usize]) -> usize {
     let mut bytes = 0;
     let fits = |index: &&usize| {
-        bytes += records[**index].size() + OVERHEAD;
+        bytes += sizes[**index] + OVERHEAD;
         bytes <= WAVE_BYTES
     };
     let length = wanted.iter().take(WAVE_RECORDS).take_while(fits).count();

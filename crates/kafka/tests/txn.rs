@@ -100,8 +100,8 @@ fn a_commit_tells_the_lowest_offset_of_each_watched_partition() {
     let mut producer = cluster.producer();
     let mut first = outbox(&["a", "b"]);
     first.records.push(record(LOG, 0, b"c".to_vec()));
-    assert_eq!(producer.commit(&first, None).unwrap(), Written::from([(0, 0), (1, 0)]));
-    let second = producer.commit(&outbox(&["d"]), None).unwrap();
+    assert_eq!(producer.commit(&mut first, None).unwrap(), Written::from([(0, 0), (1, 0)]));
+    let second = producer.commit(&mut outbox(&["d"]), None).unwrap();
     assert_eq!(second.keys().collect::<Vec<_>>(), [&1], "of this txn only");
     assert!(second[&1] >= 2, "{second:?}");
 }
@@ -118,9 +118,9 @@ fn a_stale_member_is_aborted_and_the_next_commit_works() {
     ] {
         cluster.0.request_errors(Api::TxnOffsetCommit, &[answer]);
         let group = GroupSnapshot::take(&member);
-        let ended = producer.commit(&outbox(&["a"]), group.as_ref());
+        let ended = producer.commit(&mut outbox(&["a"]), group.as_ref());
         assert!(matches!(ended, Err(TxnError::Aborted(_))), "{answer:?}: {ended:?}");
-        producer.commit(&outbox(&["b"]), group.as_ref()).unwrap();
+        producer.commit(&mut outbox(&["b"]), group.as_ref()).unwrap();
     }
 }
 
@@ -129,10 +129,10 @@ fn an_unknown_answer_to_the_commit_is_a_doubt_until_the_producer_is_replaced() {
     let cluster = Cluster::new();
     let mut producer = cluster.producer();
     cluster.0.request_errors(Api::EndTxn, &[Answer::RD_KAFKA_RESP_ERR_UNKNOWN]);
-    let ended = producer.commit(&outbox(&["a"]), None);
+    let ended = producer.commit(&mut outbox(&["a"]), None);
     assert!(matches!(ended, Err(TxnError::Doubt(_))), "{ended:?}");
     producer.replace(PATIENCE).unwrap();
-    producer.commit(&outbox(&["b"]), None).unwrap();
+    producer.commit(&mut outbox(&["b"]), None).unwrap();
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_newer_producer_fences_at_every_step() {
         let (mut producer, member) = (cluster.producer(), cluster.member());
         cluster.0.request_errors(step, &[answer]);
         let group = GroupSnapshot::take(&member);
-        let ended = producer.commit(&outbox(&["a"]), group.as_ref());
+        let ended = producer.commit(&mut outbox(&["a"]), group.as_ref());
         assert!(matches!(ended, Err(TxnError::Fenced(_))), "{step:?}: {ended:?}");
     }
 }
@@ -154,13 +154,15 @@ fn a_record_that_is_too_large_is_named_and_the_rest_can_be_committed() {
     let mut producer = cluster.producer();
     let mut all = outbox(&["a"]);
     all.records.push(record(OTHER, 1, vec![0; RECORD_LIMIT]));
-    let Err(TxnError::Refused(refusal)) = producer.commit(&all, None) else { panic!("accepted") };
+    let Err(TxnError::Refused(refusal)) = producer.commit(&mut all, None) else {
+        panic!("accepted")
+    };
     assert_eq!((refusal.record, &*refusal.topic, refusal.partition), (2, OTHER, 1));
     let flaw = Flaw::Size { bytes: RECORD_LIMIT + 2, limit: RECORD_LIMIT };
     assert_eq!(refusal.flaw, flaw);
     assert!(refusal.is_of_record());
     all.records.pop();
-    producer.commit(&all, None).unwrap();
+    producer.commit(&mut all, None).unwrap();
 }
 
 #[test]
@@ -169,20 +171,24 @@ fn a_record_that_the_broker_refuses_is_named() {
     let mut producer = cluster.producer();
     let answer = Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
     cluster.0.request_errors(Api::Produce, &[answer]);
-    let one = Outbox { records: vec![record(LOG, 0, b"a".to_vec())], ..Outbox::default() };
-    let Err(TxnError::Refused(refusal)) = producer.commit(&one, None) else { panic!("accepted") };
+    let mut one = Outbox { records: vec![record(LOG, 0, b"a".to_vec())], positions: Vec::new() };
+    let Err(TxnError::Refused(refusal)) = producer.commit(&mut one, None) else {
+        panic!("accepted")
+    };
     assert_eq!((refusal.record, &*refusal.topic), (0, LOG));
     assert!(refusal.is_of_record());
-    producer.commit(&one, None).unwrap();
+    producer.commit(&mut one, None).unwrap();
 }
 
 #[test]
 fn a_partition_that_does_not_exist_is_no_fault_of_the_record() {
     let cluster = Cluster::new();
     let mut producer = cluster.producer();
-    producer.commit(&outbox(&["a"]), None).unwrap();
-    let one = Outbox { records: vec![record(LOG, 9, b"a".to_vec())], ..Outbox::default() };
-    let Err(TxnError::Refused(refusal)) = producer.commit(&one, None) else { panic!("accepted") };
+    producer.commit(&mut outbox(&["a"]), None).unwrap();
+    let mut one = Outbox { records: vec![record(LOG, 9, b"a".to_vec())], positions: Vec::new() };
+    let Err(TxnError::Refused(refusal)) = producer.commit(&mut one, None) else {
+        panic!("accepted")
+    };
     assert_eq!(refusal.flaw, Flaw::Topic);
     assert!(!refusal.is_of_record());
 }
@@ -200,7 +206,7 @@ fn at_least_once_commits_positions_after_the_records() {
     )
     .unwrap();
     let group = GroupSnapshot::take(&member);
-    let written = producer.commit(&outbox(&["a", "b"]), group.as_ref()).unwrap();
+    let written = producer.commit(&mut outbox(&["a", "b"]), group.as_ref()).unwrap();
     assert_eq!(written, Written::from([(1, 0)]));
     let at = (Arc::from(INPUT), 0);
     let committed = member.committed(std::slice::from_ref(&at)).unwrap();
@@ -209,7 +215,7 @@ fn at_least_once_commits_positions_after_the_records() {
 
     // The records stay although the positions were refused: the work is done again.
     cluster.0.request_errors(Api::OffsetCommit, &[Answer::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID; 1]);
-    let ended = producer.commit(&outbox(&["c", "d", "e"]), group.as_ref());
+    let ended = producer.commit(&mut outbox(&["c", "d", "e"]), group.as_ref());
     assert!(matches!(ended, Err(TxnError::Doubt(_))), "{ended:?}");
     let committed = member.committed(std::slice::from_ref(&at)).unwrap();
     assert_eq!(committed[&at].as_ref().unwrap().next_offset, 2);

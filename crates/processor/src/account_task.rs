@@ -61,7 +61,7 @@ struct Progress {
 pub struct AccountTask {
     shared: Arc<Shared>,
     id: TaskId,
-    arrival: String,
+    arrival: Arc<str>,
     plans: Plans,
     at: Progress,
     /// As it was before the batch; `None` between batches.
@@ -94,7 +94,7 @@ impl AccountTask {
         };
         AccountTask {
             id,
-            arrival: format!("{}-{partition}", shared.input_topic),
+            arrival: format!("{}-{partition}", shared.input_topic).into(),
             plans: Plans::new(&shared, Stage::Account),
             at,
             before: None,
@@ -197,8 +197,8 @@ impl AccountTask {
         let shared = Arc::clone(&self.shared);
         let original = refuse::original_position(record);
         let moved = original.map(|(partition, _)| format!("{}-{partition}", shared.input_topic));
-        // A copy, because the borrow would outlast the changes below.
-        let arrival = moved.unwrap_or_else(|| self.arrival.clone());
+        // Counted, because the borrow would outlast the changes below.
+        let arrival = moved.map_or_else(|| Arc::clone(&self.arrival), Arc::from);
         let offset = original.map_or(record.offset, |(_, offset)| offset);
         if let Some(why) = self.unwritable.get(&record.offset) {
             let rejection = Rejection::new(Reason::TooLarge, why.clone());

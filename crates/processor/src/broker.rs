@@ -34,7 +34,7 @@ pub trait Broker {
     ///
     /// # Errors
     /// A [`TxnError`] that says what is known of the txn.
-    fn commit(&mut self, outbox: &Outbox) -> std::result::Result<Written, TxnError>;
+    fn commit(&mut self, outbox: &mut Outbox) -> std::result::Result<Written, TxnError>;
 
     /// Replaces the producer after a doubt: its new epoch fences what is still on its way.
     ///

@@ -85,6 +85,8 @@ pub struct Engine<B: Broker> {
     unstarted: BTreeSet<TaskId>,
     /// Gathered, not processed yet.
     backlog: VecDeque<(TopicPartition, Record)>,
+    /// Empty between batches; its memory is used again.
+    outbox: Outbox,
     cuts: Cuts,
     idle: Idleness,
     /// Tasks whose sweeps hold the cut of the log back.
@@ -123,6 +125,7 @@ impl<B: Broker> Engine<B> {
             without_table: Vec::new(),
             unstarted: BTreeSet::new(),
             backlog: VecDeque::new(),
+            outbox: Outbox::default(),
             cuts: Cuts::default(),
             restored: (0, 0),
             held: false,
@@ -167,7 +170,7 @@ impl<B: Broker> Engine<B> {
             };
             let batch = self.broker.gather(&limits, self.last_commit + self.options.interval)?;
             self.follow(&batch)?;
-            self.backlog.extend(batch.records);
+            self.backlog = batch.records.into();
         }
         self.restore_slice()?;
         self.start_tasks()?;
@@ -181,7 +184,7 @@ impl<B: Broker> Engine<B> {
             return Ok(Step::Quiet);
         }
         self.last_commit = self.broker.now();
-        let mut outbox = Outbox::default();
+        let mut outbox = std::mem::take(&mut self.outbox);
         let mut touched = self
             .tasks
             .process(&self.shared, &mut self.backlog, &self.tables, &mut outbox)
@@ -192,6 +195,7 @@ impl<B: Broker> Engine<B> {
         }
         touched.extend(self.haste.keys().filter(|id| !self.unstarted.contains(id)));
         if touched.is_empty() {
+            self.outbox = outbox;
             return Ok(Step::Quiet);
         }
         self.finish(&touched, &mut outbox)?;
@@ -386,7 +390,7 @@ impl<B: Broker> Engine<B> {
         if idle.is_empty() {
             return Ok(None);
         }
-        let mut outbox = Outbox::default();
+        let mut outbox = std::mem::take(&mut self.outbox);
         let touched = self.tasks.declare_idle(&idle);
         self.finish(&touched, &mut outbox)?;
         let step = self.commit(outbox, &touched)?;
@@ -400,19 +404,27 @@ impl<B: Broker> Engine<B> {
     }
 
     fn commit(&mut self, mut outbox: Outbox, touched: &BTreeSet<TaskId>) -> Result<Step> {
+        let step = self.commit_batch(&mut outbox, touched)?;
+        outbox.clear();
+        self.outbox = outbox;
+        Ok(step)
+    }
+
+    fn commit_batch(&mut self, outbox: &mut Outbox, touched: &BTreeSet<TaskId>) -> Result<Step> {
         for position in &mut outbox.positions {
             let id = TaskId::reading(&position.topic, position.partition);
             let block = self.tasks.get(id).map_or(0, |task| task.blocks().0);
             position.metadata = self.cuts.metadata(id, block);
         }
+        let blocks = self.blocks_in(outbox);
         let begun = self.broker.now();
-        match self.broker.commit(&outbox) {
+        match self.broker.commit(outbox) {
             Ok(written) => {
                 let took = self.broker.now().saturating_duration_since(begun);
                 self.metrics.commit_duration.observe(took.as_secs_f64());
-                self.metrics.committed(&outbox, &self.shared);
+                self.metrics.committed(outbox, &self.shared);
                 self.keep(touched);
-                self.note_blocks(&outbox, touched, &written);
+                self.note_blocks(blocks, touched, &written);
                 self.cut_log()?;
                 Ok(Step::Committed)
             }
@@ -429,10 +441,10 @@ impl<B: Broker> Engine<B> {
                 self.metrics.transaction("doubtful");
                 self.status.obstacle("replacing the producer");
                 self.broker.replace_producer()?;
-                self.resolve(&outbox, touched)
+                self.resolve(outbox, touched)
             }
             Err(TxnError::Refused(refusal)) if refusal.is_of_record() => {
-                self.refuse(&outbox, &refusal, touched)
+                self.refuse(outbox, &refusal, touched)
             }
             Err(other) => Err(other).context("the transaction cannot go on"),
         }
@@ -540,11 +552,24 @@ impl<B: Broker> Engine<B> {
         Ok(step)
     }
 
-    fn note_blocks(&mut self, outbox: &Outbox, touched: &BTreeSet<TaskId>, written: &Written) {
+    /// Bytes of the state block of each task; its records are released when they are sent.
+    fn blocks_in(&self, outbox: &Outbox) -> BTreeMap<TaskId, u64> {
+        let mut blocks = BTreeMap::new();
         for record in outbox.records.iter().filter(|r| r.topic == self.shared.state_topic) {
-            let Ok(id) = task_of(record.value.as_deref().unwrap_or_default()) else { continue };
-            self.cuts.wrote(id, record.size() as u64);
+            if let Ok(id) = task_of(record.value.as_deref().unwrap_or_default()) {
+                *blocks.entry(id).or_default() += record.size() as u64;
+            }
         }
+        blocks
+    }
+
+    fn note_blocks(
+        &mut self,
+        blocks: BTreeMap<TaskId, u64>,
+        touched: &BTreeSet<TaskId>,
+        written: &Written,
+    ) {
+        blocks.into_iter().for_each(|(id, bytes)| self.cuts.wrote(id, bytes));
         for id in touched {
             let blocks = self.tasks.get(*id).map(|task| task.blocks());
             if let (Some((sequence, needed)), Some(offset)) = (blocks, written.get(&id.partition)) {

@@ -112,7 +112,7 @@ impl Broker for KafkaBroker {
         Ok(batch)
     }
 
-    fn commit(&mut self, outbox: &Outbox) -> std::result::Result<Written, TxnError> {
+    fn commit(&mut self, outbox: &mut Outbox) -> std::result::Result<Written, TxnError> {
         let Some(group) = &self.group else {
             return Err(TxnError::Aborted("the assignment was lost; nothing was sent".into()));
         };

@@ -63,11 +63,11 @@ impl Committer {
         after: &Progress,
     ) -> Result<Committed> {
         records.push(after.to_record()?);
-        let outbox = Outbox { records, positions: Vec::new() };
+        let mut outbox = Outbox { records, positions: Vec::new() };
         let since = Instant::now();
         loop {
             let begun = Instant::now();
-            let outcome = self.producer.commit(&outbox, None);
+            let outcome = self.producer.commit(&mut outbox, None);
             self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
             let failure = match outcome {
                 Ok(_) => {

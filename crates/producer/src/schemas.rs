@@ -53,8 +53,8 @@ pub fn publish(
         value: Some(schema.json.clone().into_bytes()),
         headers: Vec::new(),
     };
-    let outbox = Outbox { records: vec![record], positions: Vec::new() };
-    producer.commit(&outbox, None).map_err(|e| {
+    let mut outbox = Outbox { records: vec![record], positions: Vec::new() };
+    producer.commit(&mut outbox, None).map_err(|e| {
         anyhow!("cannot publish the schema to {}: {e}; start again", topics::ESQUEMAS)
     })?;
     tracing::info!("published schema {} with id {}", schema.name, schema.id);

@@ -143,7 +143,7 @@ fn main() -> anyhow::Result<()> {
     for n in 0..count {
         filler.transaction(n, &format!("{prefix}{:016x}", n.wrapping_mul(0x1e37_79b9_7f4a_7c15)));
         if filler.outbox.records.len() >= 10_000 || n + 1 == count {
-            producer.commit(&std::mem::take(&mut filler.outbox), None)?;
+            producer.commit(&mut std::mem::take(&mut filler.outbox), None)?;
         }
     }
     Ok(())

@@ -338,7 +338,7 @@ impl Broker for SimBroker {
         Ok(Batch { records, changes })
     }
 
-    fn commit(&mut self, outbox: &Outbox) -> std::result::Result<Written, TxnError> {
+    fn commit(&mut self, outbox: &mut Outbox) -> std::result::Result<Written, TxnError> {
         self.check_table(outbox);
         let written = self.fill(outbox)?;
         self.trouble("before its positions")?;

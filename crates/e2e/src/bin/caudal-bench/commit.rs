@@ -38,9 +38,9 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
     for commit in 0..WARM_UP + COMMITS {
         consumer.gather(&limits, Instant::now())?;
         let group = GroupSnapshot::take(&consumer).context("no membership")?;
-        let outbox = outbox(&input, commit);
+        let mut outbox = outbox(&input, commit);
         let begun = Instant::now();
-        producer.commit(&outbox, Some(&group))?;
+        producer.commit(&mut outbox, Some(&group))?;
         if commit >= WARM_UP {
             samples.push(begun.elapsed().as_secs_f64() * 1000.0);
         }

@@ -38,7 +38,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
         Duration::from_secs(60),
     )?;
     // One transaction first, so that start-up is not measured.
-    producer.commit(&Outbox { records: vec![record(0)], positions: vec![] }, None)?;
+    producer.commit(&mut Outbox { records: vec![record(0)], positions: Vec::new() }, None)?;
     wait_until("the first row", Duration::from_secs(90), || {
         Ok(query::text(&pipeline.database_url, "SELECT count(*)::text FROM transactions")? == "1")
     })?;
@@ -61,7 +61,7 @@ fn send(producer: &mut TxnProducer, begun: Instant) -> Result<()> {
         let due = u32::try_from(begun.elapsed().as_millis() * u128::from(RATE) / 1000)?.min(total);
         if due > sent {
             let records = (sent..due).map(|i| record(i + 1)).collect();
-            producer.commit(&Outbox { records, positions: vec![] }, None)?;
+            producer.commit(&mut Outbox { records, positions: Vec::new() }, None)?;
             sent = due;
         }
         thread::sleep(TICK.saturating_sub(Duration::from_millis(

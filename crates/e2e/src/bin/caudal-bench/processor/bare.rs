@@ -77,7 +77,7 @@ pub fn run(records: u64, interval: Duration) -> Result<()> {
         last_commit = Instant::now();
         done += batch.records.len() as u64;
         commits += 1;
-        producer.commit(&forward(batch, &target), Some(&group))?;
+        producer.commit(&mut forward(batch, &target), Some(&group))?;
         // The first commit is not timed: nor is it where the processor is looked at from outside.
         if first.is_none() {
             first = Some((Instant::now(), done, gauge::cpu(own)?, brokers.cpu()?));

@@ -74,7 +74,7 @@ pub fn preload(pipeline: &Pipeline, count: u64, seed: u64) -> Result<Expected> {
         anyhow::Ok(expected)
     });
     for records in chunks {
-        producer.commit(&Outbox { records, positions: vec![] }, None)?;
+        producer.commit(&mut Outbox { records, positions: Vec::new() }, None)?;
     }
     generating.join().map_err(|_| anyhow::anyhow!("the generator panicked"))?
 }

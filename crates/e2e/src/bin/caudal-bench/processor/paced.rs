@@ -59,7 +59,7 @@ pub fn send(kafka: &Kafka, pace: Pace, seed: u64) -> Result<Sent> {
         }
         count = due;
         if !outbox.records.is_empty() {
-            producer.commit(&outbox, None)?;
+            producer.commit(&mut outbox, None)?;
         }
     }
     Ok(sent)
