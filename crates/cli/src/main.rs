@@ -2,6 +2,7 @@
 
 mod demo;
 mod drained;
+mod queries;
 mod scrape;
 mod services;
 mod sql;
@@ -46,6 +47,9 @@ enum Command {
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
         patience: u64,
     },
+    /// Continuous queries: check, list, explain and test a file of SQL
+    #[command(subcommand)]
+    Queries(queries::QueriesCommand),
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
     /// The balance sheet: money and counts of every hop, read from topics and tables
@@ -61,6 +65,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&args).await,
         Command::Reset { .. } => demo::reset_stack().await,
         Command::Drained { patience } => drained::run(patience).await,
+        Command::Queries(command) => queries::run(&command),
         Command::Sql(args) => sql::run(&args).await,
         Command::Verify(args) => verify::run(&args).await,
     }
@@ -87,7 +92,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("caudal: {error:#}");
-            ExitCode::FAILURE
+            // As the services: 2 for what the user wrote, 1 for the rest.
+            let usage = error.chain().any(|e| e.is::<caudal_service::exit::Usage>());
+            if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

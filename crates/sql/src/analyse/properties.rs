@@ -1,0 +1,113 @@
+//! `WITH (…)`.
+
+use crate::ast::Property;
+use crate::catalog::Format;
+use crate::fault::Fault;
+
+/// Known properties. PARTITIONS and REPLICAS of an existing topic are what they are;
+/// `caudal topics` reads those of a query's output.
+const KNOWN: [&str; 16] = [
+    "KAFKA_TOPIC",
+    "VALUE_FORMAT",
+    "KEY_FORMAT",
+    "FORMAT",
+    "TIMESTAMP",
+    "TIMESTAMP_FORMAT",
+    "PARTITIONS",
+    "REPLICAS",
+    "RETENTION_MS",
+    "CLEANUP_POLICY",
+    "VALUE_DELIMITER",
+    "KEY_DELIMITER",
+    "WRAP_SINGLE_VALUE",
+    "WINDOW_TYPE",
+    "WINDOW_SIZE",
+    "IDLE_TIMEOUT",
+];
+
+/// Properties of ksqlDB's that caudal does not have.
+const UNSUPPORTED: [&str; 8] = [
+    "VALUE_AVRO_SCHEMA_FULL_NAME",
+    "VALUE_SCHEMA_ID",
+    "KEY_SCHEMA_ID",
+    "VALUE_SCHEMA_FULL_NAME",
+    "KEY_SCHEMA_FULL_NAME",
+    "VALUE_PROTOBUF_NULLABLE_REPRESENTATION",
+    "KEY_PROTOBUF_NULLABLE_REPRESENTATION",
+    "SOURCED_BY_CONNECTOR",
+];
+
+/// The properties of a statement.
+pub(super) struct Properties<'s>(&'s [Property]);
+
+impl<'s> Properties<'s> {
+    /// Checks the names.
+    pub fn read(with: &'s [Property], faults: &mut Vec<Fault>) -> Properties<'s> {
+        for (at, property) in with.iter().enumerate() {
+            let name = &property.name;
+            if with[..at].iter().any(|other| other.name.text == name.text) {
+                faults.push(Fault::new(name.span, format!("{} is stated twice", name.text)));
+            } else if UNSUPPORTED.contains(&name.text.as_str()) {
+                let message = format!("ksqlDB's property {} is not supported", name.text);
+                let help = "list the columns; schemas come from them";
+                faults.push(Fault::new(name.span, message).help(help));
+            } else if !KNOWN.contains(&name.text.as_str()) {
+                let fault = Fault::new(name.span, format!("unknown property {}", name.text));
+                faults.push(fault.nearest(&name.text, KNOWN));
+            }
+        }
+        Properties(with)
+    }
+
+    /// A property by upper-case name.
+    pub fn get(&self, name: &str) -> Option<&'s Property> {
+        self.0.iter().find(|property| property.name.text == name)
+    }
+
+    /// Its value.
+    pub fn text(&self, name: &str) -> Option<&'s str> {
+        self.get(name).map(|property| property.value.as_str())
+    }
+
+    /// A property that names a format.
+    pub fn format(&self, name: &str, faults: &mut Vec<Fault>) -> Option<Format> {
+        const FORMATS: [&str; 5] = ["AVRO", "JSON", "DELIMITED", "KAFKA", "NONE"];
+        let property = self.get(name)?;
+        let upper = property.value.to_uppercase();
+        match upper.as_str() {
+            "AVRO" => Some(Format::Avro),
+            "JSON" => Some(Format::Json),
+            "KAFKA" => Some(Format::Kafka),
+            "NONE" => Some(Format::None),
+            "DELIMITED" => {
+                let which = if name == "KEY_FORMAT" { "KEY_DELIMITER" } else { "VALUE_DELIMITER" };
+                Some(Format::Delimited(self.delimiter(which, faults)))
+            }
+            "PROTOBUF" | "PROTOBUF_NOSR" | "JSON_SR" => {
+                let message = format!("ksqlDB's format {upper} is not supported");
+                faults.push(Fault::new(property.span, message).help("AVRO, JSON or DELIMITED"));
+                None
+            }
+            _ => {
+                let fault = Fault::new(property.span, format!("unknown format {}", property.value));
+                faults.push(fault.nearest(&upper, FORMATS));
+                None
+            }
+        }
+    }
+
+    fn delimiter(&self, name: &str, faults: &mut Vec<Fault>) -> char {
+        let Some(property) = self.get(name) else { return ',' };
+        let mut chars = property.value.chars();
+        match (property.value.as_str(), chars.next(), chars.next()) {
+            ("SPACE", ..) => ' ',
+            ("TAB", ..) => '\t',
+            (_, Some(one), None) => one,
+            _ => {
+                let message = format!("'{}' is not one character", property.value);
+                faults.push(Fault::new(property.span, message).help("one character, SPACE or TAB"));
+                ','
+            }
+        }
+    }
+}
