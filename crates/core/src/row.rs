@@ -10,6 +10,10 @@ pub enum ColumnType {
     Text,
     /// `long`.
     Long,
+    /// `double`.
+    Double,
+    /// `boolean`.
+    Boolean,
     /// `bytes` with logicalType decimal(38, scale).
     Decimal {
         /// Decimal places.
@@ -17,6 +21,11 @@ pub enum ColumnType {
     },
     /// `long` with logicalType timestamp-micros.
     Timestamp,
+    /// `int` with logicalType date.
+    Date,
+    /// `string` that holds JSON, named as Debezium names it (`io.debezium.data.Json`): arrays, maps
+    /// and structs.
+    Json,
 }
 
 /// A named column.
@@ -26,6 +35,8 @@ pub struct Column {
     pub name: String,
     /// Its type.
     pub kind: ColumnType,
+    /// Whether it may be NULL: a union with `null`.
+    pub nullable: bool,
 }
 
 /// The schema of rows.
@@ -38,8 +49,10 @@ pub struct RowSchema {
 }
 
 /// A value of a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Value {
+    /// Nothing, of a nullable column.
+    Null,
     /// A text.
     Text(String),
     /// A 64-bit integer.
@@ -48,6 +61,14 @@ pub enum Value {
     Decimal(i128),
     /// Microseconds since 1970.
     Timestamp(i64),
+    /// A 64-bit IEEE 754 number.
+    Double(f64),
+    /// True or false.
+    Boolean(bool),
+    /// Days since 1970.
+    Date(i32),
+    /// JSON.
+    Json(String),
 }
 
 /// A schema that is no flat record of the types above.
@@ -67,9 +88,13 @@ impl RowSchema {
         let fields = schema["fields"].as_array().ok_or_else(|| error("no fields".into()))?;
         let columns = fields.iter().map(|field| {
             let name = field["name"].as_str().unwrap_or_default().to_owned();
-            let kind = column_type(&field["type"])
+            let (kind, nullable) = match field["type"].as_array().map(Vec::as_slice) {
+                Some([null, kind]) if null == "null" => (kind, true),
+                _ => (&field["type"], false),
+            };
+            let kind = column_type(kind)
                 .ok_or_else(|| error(format!("field {name} has an unsupported type")))?;
-            Ok(Column { name, kind })
+            Ok(Column { name, kind, nullable })
         });
         Ok(RowSchema { name: name.to_owned(), columns: columns.collect::<Result<_, _>>()? })
     }
@@ -80,7 +105,12 @@ impl RowSchema {
         let fields: Vec<Json> = self
             .columns
             .iter()
-            .map(|c| json!({"name": c.name, "type": column_json(c.kind)}))
+            .map(|c| match c.nullable {
+                true => {
+                    json!({"name": c.name, "type": ["null", column_json(c.kind)], "default": null})
+                }
+                false => json!({"name": c.name, "type": column_json(c.kind)}),
+            })
             .collect();
         json!({"type": "record", "name": self.name, "namespace": "caudal.queries", "fields": fields})
     }
@@ -89,11 +119,18 @@ impl RowSchema {
     #[must_use]
     pub fn encode(&self, schema_id: u32, values: &[Value]) -> Vec<u8> {
         let mut out = Writer::framed(schema_id);
-        for value in values {
+        for (column, value) in self.columns.iter().zip(values) {
+            if column.nullable {
+                out.long(i64::from(*value != Value::Null));
+            }
             match value {
-                Value::Text(text) => out.string(text),
+                Value::Null => {}
+                Value::Text(text) | Value::Json(text) => out.string(text),
                 Value::Long(number) | Value::Timestamp(number) => out.long(*number),
                 Value::Decimal(units) => out.decimal(*units),
+                Value::Double(number) => out.fixed8(number.to_le_bytes()),
+                Value::Boolean(value) => out.boolean(*value),
+                Value::Date(days) => out.long(i64::from(*days)),
             }
         }
         out.into_bytes()
@@ -105,11 +142,24 @@ impl RowSchema {
     /// [`AvroError`] when the bytes are not such a row.
     pub fn decode(&self, body: &[u8]) -> Result<Vec<Value>, AvroError> {
         let mut input = Reader::new(body);
-        let values = self.columns.iter().map(|column| match column.kind {
-            ColumnType::Text => input.string().map(|t| Value::Text(t.to_owned())),
-            ColumnType::Long => input.long().map(Value::Long),
-            ColumnType::Decimal { .. } => input.decimal().map(Value::Decimal),
-            ColumnType::Timestamp => input.long().map(Value::Timestamp),
+        let values = self.columns.iter().map(|column| {
+            if column.nullable && input.long()? == 0 {
+                return Ok(Value::Null);
+            }
+            match column.kind {
+                ColumnType::Text => input.string().map(|t| Value::Text(t.to_owned())),
+                ColumnType::Json => input.string().map(|t| Value::Json(t.to_owned())),
+                ColumnType::Long => input.long().map(Value::Long),
+                ColumnType::Decimal { .. } => input.decimal().map(Value::Decimal),
+                ColumnType::Timestamp => input.long().map(Value::Timestamp),
+                ColumnType::Double => Ok(Value::Double(f64::from_le_bytes(input.fixed8()?))),
+                ColumnType::Boolean => input.boolean().map(Value::Boolean),
+                ColumnType::Date => {
+                    let error = input.error("date beyond 32 bits");
+                    let days = i32::try_from(input.long()?).map_err(|_| error)?;
+                    Ok(Value::Date(days))
+                }
+            }
         });
         let values = values.collect::<Result<_, _>>()?;
         input.end()?;
@@ -117,11 +167,19 @@ impl RowSchema {
     }
 }
 
+const JSON: &str = "io.debezium.data.Json";
+
 fn column_type(json: &Json) -> Option<ColumnType> {
+    if json["connect.name"] == JSON {
+        return Some(ColumnType::Json);
+    }
     match (json.as_str().or(json["type"].as_str())?, json["logicalType"].as_str()) {
         ("string", None) => Some(ColumnType::Text),
         ("long", None) => Some(ColumnType::Long),
         ("long", Some("timestamp-micros")) => Some(ColumnType::Timestamp),
+        ("double", None) => Some(ColumnType::Double),
+        ("boolean", None) => Some(ColumnType::Boolean),
+        ("int", Some("date")) => Some(ColumnType::Date),
         ("bytes", Some("decimal")) => {
             let scale = u8::try_from(json["scale"].as_u64().unwrap_or(0)).ok()?;
             Some(ColumnType::Decimal { scale })
@@ -135,6 +193,10 @@ fn column_json(kind: ColumnType) -> Json {
         ColumnType::Text => json!("string"),
         ColumnType::Long => json!("long"),
         ColumnType::Timestamp => json!({"type": "long", "logicalType": "timestamp-micros"}),
+        ColumnType::Double => json!("double"),
+        ColumnType::Boolean => json!("boolean"),
+        ColumnType::Date => json!({"type": "int", "logicalType": "date"}),
+        ColumnType::Json => json!({"type": "string", "connect.name": JSON}),
         ColumnType::Decimal { scale } => {
             json!({"type": "bytes", "logicalType": "decimal", "precision": 38, "scale": scale})
         }

@@ -1,6 +1,6 @@
 //! Storage of aggregates: cells in chunks that never move, numbered, the free ones used again.
 
-use crate::aggregate::Accumulator;
+use crate::values::Values;
 
 /// Cells in a chunk: 24 KiB.
 const CHUNK: usize = 256;
@@ -10,7 +10,7 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// What one group's records of one pane add up to.
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
-    pub values: Accumulator,
+    pub values: Values,
     /// Start of the pane.
     pub pane: i64,
     /// Start of the earliest window that these records are in.

@@ -1,6 +1,6 @@
 //! Continuous queries: the plan of a query and the pure operators that run it.
 //!
-//! A plan says what a SQL text will say: filter, group, window, aggregates, HAVING. A group that
+//! A plan is a compiled SQL text: filter, group, window, aggregates, HAVING. A group that
 //! contains the partition key (the account) is aggregated where the record is, in
 //! [`panes`]; any other group is pre-aggregated per commit in [`partials`], sent to the partition
 //! of its group, and merged there in [`merge`].
@@ -8,6 +8,7 @@
 pub mod aggregate;
 mod cells;
 pub mod group;
+pub mod input;
 pub mod merge;
 mod names;
 pub mod panes;
@@ -16,6 +17,7 @@ pub mod plan;
 #[cfg(test)]
 mod sample;
 mod table;
+pub mod values;
 pub mod window;
 
 pub use table::Cursor;

@@ -57,13 +57,14 @@ impl MergeState {
         }
         let first = partial.from.max(window.first_start(partial.pane));
         let group = self.table.intern(&partial.group);
-        self.table.add(group, (partial.pane, first.max(open)), &partial.values)?;
+        let key = (partial.pane, first.max(open));
+        self.table.add(plan, group, key, partial.values.clone())?;
         Ok(if open > first { Merged::PartlyLate { until: open } } else { Merged::Merged })
     }
 
     /// Puts an entry back (when a state block is read); the last one of its group, pane and
     /// first window counts.
-    pub fn restore(&mut self, entry: &Partial) {
+    pub fn restore(&mut self, entry: Partial) {
         self.table.restore(entry);
     }
 
@@ -84,9 +85,10 @@ impl MergeState {
         windows.dedup();
         let mut rows = Vec::with_capacity(windows.len());
         for (start, group) in windows {
-            let total = self.table.total(group, &plan.window, start)?;
-            if let Some(values) = total.filter(|values| plan.having_holds(values)) {
-                rows.push(Row { group: self.table.group(group).clone(), start, values });
+            let total = self.table.total(plan, group, start)?;
+            let name = self.table.group(group);
+            if let Some(values) = total.filter(|values| plan.having_holds(name, start, values)) {
+                rows.push(Row { group: name.clone(), start, values });
             }
         }
         rows.sort_unstable_by(|a, b| (a.start, &a.group).cmp(&(b.start, &b.group)));

@@ -1,13 +1,14 @@
 //! Stage 1 aggregation of groups that contain the account. Hopping windows are kept as panes of
 //! one advance: a record changes one pane, not every window that holds it.
 
-use crate::aggregate::Accumulator;
 use crate::group::{Row, write_key};
+use crate::input::Input;
 use crate::partials::Partial;
 use crate::plan::{Emit, Plan};
 use crate::table::{Cursor, Table, merge_into};
+use crate::values::Values;
 use caudal_core::money::SumOverflow;
-use caudal_core::transaction::ValidTransaction;
+use caudal_sql::expr::EvalError;
 use rustc_hash::FxHashMap;
 
 /// Panes of one plan.
@@ -25,19 +26,21 @@ pub struct PaneState {
     final_rows: Vec<Row>,
     /// The last row of each group and window for which HAVING held in this batch, unless it is
     /// the first, which was emitted at once.
-    last_rows: FxHashMap<(u32, i64), Option<Accumulator>>,
+    last_rows: FxHashMap<(u32, i64), Option<Values>>,
     key: String,
     /// What the panes add up to from each one before the record's to the record's, that last.
-    earlier: Vec<(i64, Accumulator)>,
+    earlier: Vec<(i64, Values)>,
 }
 
 /// What a record did.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Added {
     /// Whether it missed a window that was already closed.
     pub late: bool,
     /// `EMIT CHANGES`: rows for which HAVING held for the first time in this batch.
     pub first_rows: Vec<Row>,
+    /// Expressions without a value for this record.
+    pub errors: Vec<EvalError>,
 }
 
 impl Default for PaneState {
@@ -55,8 +58,7 @@ impl Default for PaneState {
 }
 
 impl PaneState {
-    /// Adds a record. `joined` is the joined table's value, empty where nothing is joined;
-    /// `stream_time` the highest event time so far, this record's included.
+    /// Adds a record; `stream_time` is the highest event time so far, this record's included.
     ///
     /// `EMIT CHANGES` evaluates HAVING for every open window that holds the record. The first
     /// true row of a group and window in a batch is returned at once, the last one by
@@ -70,24 +72,30 @@ impl PaneState {
     pub fn add(
         &mut self,
         plan: &Plan,
-        valid: &ValidTransaction<'_>,
-        joined: &str,
+        row: &Input<'_>,
         stream_time: i64,
     ) -> Result<Added, SumOverflow> {
         if plan.emit == Emit::Final {
             self.close(plan, stream_time)?;
         }
-        let pane = plan.window.pane(valid.transaction.event_time);
+        let pane = plan.window.pane(row.event_time());
         let first = plan.window.first_start(pane);
         let open = first.max(plan.window.first_open(stream_time));
-        let mut added = Added { late: open > first, first_rows: Vec::new() };
+        let mut added = Added { late: open > first, ..Added::default() };
         if open > pane {
             return Ok(added);
         }
-        write_key(plan, valid, joined, &mut self.key);
+        match write_key(plan, row, &mut self.key) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Added::default()),
+            Err(error) => {
+                added.errors.push(error);
+                return Ok(Added { late: false, ..added });
+            }
+        }
+        let one = Values::of(plan, row, &mut added.errors)?;
         let group = self.table.intern(&self.key);
-        let one = Accumulator::of(valid.transaction.amount.nano());
-        let at = self.table.add(group, (pane, first), &one)?;
+        let at = self.table.add(plan, group, (pane, first), one)?;
         if plan.emit == Emit::Changes {
             self.evaluate(plan, group, at, open, &mut added.first_rows)?;
         }
@@ -114,21 +122,23 @@ impl PaneState {
             if cell.pane < open {
                 break;
             }
-            merge_into(&mut sum, &cell.values)?;
-            earlier.extend(sum.map(|sum| (cell.pane, sum)));
+            merge_into(plan, &mut sum, &cell.values)?;
+            earlier.extend(sum.clone().map(|sum| (cell.pane, sum)));
         }
         let mut later = cells[at + 1..].iter().map(|number| table.cell(*number)).peekable();
         let mut sum_later = None;
         let mut start = open;
-        while let Some((oldest, sum)) = earlier.last().copied() {
-            while let Some(cell) = later.next_if(|cell| cell.pane < start + plan.window.size) {
-                merge_into(&mut sum_later, &cell.values)?;
+        while let Some((oldest, sum)) = earlier.last() {
+            let (oldest, mut values) = (*oldest, sum.clone());
+            while let Some(cell) =
+                later.next_if(|cell| cell.pane < start.saturating_add(plan.window.size))
+            {
+                merge_into(plan, &mut sum_later, &cell.values)?;
             }
-            let mut values = sum;
             if let Some(later) = &sum_later {
-                values.merge(later)?;
+                values.merge(plan, later)?;
             }
-            if plan.having_holds(&values) {
+            if plan.having_holds(table.group(group), start, &values) {
                 match last_rows.entry((group, start)) {
                     std::collections::hash_map::Entry::Vacant(slot) => {
                         slot.insert(None);
@@ -142,7 +152,7 @@ impl PaneState {
             if start >= oldest {
                 earlier.pop();
             }
-            start += plan.window.advance;
+            start = start.saturating_add(plan.window.advance);
         }
         Ok(())
     }
@@ -189,7 +199,7 @@ impl PaneState {
     }
 
     /// Puts a pane back (when a state block is read); the last one of its group and pane counts.
-    pub fn restore(&mut self, entry: &Partial) {
+    pub fn restore(&mut self, entry: Partial) {
         self.table.restore(entry);
     }
 

@@ -1,18 +1,19 @@
 //! Pre-aggregation in stage 1: one partial per group and pane and commit, whatever the number of
 //! records and windows behind it. Nothing of it outlives the commit.
 
-use crate::aggregate::Accumulator;
 use crate::group::{GroupKey, Row, write_key};
+use crate::input::Input;
 use crate::plan::Plan;
 use crate::table::Table;
+use crate::values::Values;
 use crate::window::Window;
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::money::SumOverflow;
-use caudal_core::transaction::ValidTransaction;
+use caudal_sql::expr::EvalError;
 
 /// A group's pre-aggregated records of one pane. They are in the windows that start at `from` or
 /// later and hold the pane; of earlier ones they came too late.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Partial {
     /// The group.
     pub group: GroupKey,
@@ -21,36 +22,73 @@ pub struct Partial {
     /// Start of the earliest window that the records are in, in microseconds.
     pub from: i64,
     /// What the records add up to.
-    pub values: Accumulator,
+    pub values: Values,
 }
 
 impl Partial {
-    /// Writes it into a record of `caudal_parciales` or a state block.
+    /// Writes it into a record of `caudal_parciales` or a state block. The values have their length
+    /// before them: whoever does not know the query passes them over.
     pub fn write(&self, out: &mut Writer) {
         out.string(&self.group);
         out.long(self.pane);
         out.long(self.pane - self.from);
-        self.values.write(out);
-    }
-
-    /// Reads it back.
-    ///
-    /// # Errors
-    /// When the bytes are not a partial.
-    pub fn read(input: &mut Reader<'_>) -> Result<Partial, AvroError> {
-        let (group, pane) = (input.string()?.into(), input.long()?);
-        let earlier = input.long()?;
-        let from = pane.checked_sub(earlier).filter(|_| earlier >= 0);
-        let from = from.ok_or(input.error("partial whose first window is none of its pane's"))?;
-        Ok(Partial { group, pane, from, values: Accumulator::read(input)? })
+        let mut values = Writer::new();
+        self.values.write(&mut values);
+        out.bytes(&values.into_bytes());
     }
 
     /// It as a row of each of its windows that starts before `until`.
     pub fn rows(&self, window: &Window, until: i64) -> impl Iterator<Item = Row> {
         let first = self.from.max(window.first_start(self.pane));
         let starts = window.starts(self.pane).filter(move |s| *s >= first && *s < until);
-        starts.map(|start| Row { group: self.group.clone(), start, values: self.values })
+        starts.map(|start| Row { group: self.group.clone(), start, values: self.values.clone() })
     }
+}
+
+/// A partial as it was written, before anybody says of which query it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawPartial {
+    /// The group.
+    pub group: GroupKey,
+    /// Start of the pane in microseconds.
+    pub pane: i64,
+    /// Start of the earliest window that the records are in, in microseconds.
+    pub from: i64,
+    values: Box<[u8]>,
+}
+
+impl RawPartial {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// When the bytes are not a partial.
+    pub fn read(input: &mut Reader<'_>) -> Result<RawPartial, AvroError> {
+        let (group, pane) = (input.string()?.into(), input.long()?);
+        let earlier = input.long()?;
+        let from = pane.checked_sub(earlier).filter(|_| earlier >= 0);
+        let from = from.ok_or(input.error("partial whose first window is none of its pane's"))?;
+        Ok(RawPartial { group, pane, from, values: input.bytes()?.into() })
+    }
+
+    /// As a partial of a query.
+    ///
+    /// # Errors
+    /// When the values are not that query's.
+    pub fn of(self, plan: &Plan) -> Result<Partial, AvroError> {
+        let mut input = Reader::new(&self.values);
+        let values = Values::read(plan, &mut input)?;
+        input.end()?;
+        Ok(Partial { group: self.group, pane: self.pane, from: self.from, values })
+    }
+}
+
+/// What a record did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether it missed a window that was already closed.
+    pub late: bool,
+    /// Expressions without a value for this record.
+    pub errors: Vec<EvalError>,
 }
 
 /// The partials of one plan and one commit.
@@ -61,28 +99,32 @@ pub struct Partials {
 }
 
 impl Partials {
-    /// Adds a record to the windows that are open at `stream_time`, and says whether it missed
-    /// one. `joined` is the joined table's value, empty where nothing is joined.
+    /// Adds a record to the windows that are open at `stream_time`.
     ///
     /// # Errors
     /// [`SumOverflow`].
     pub fn add(
         &mut self,
         plan: &Plan,
-        valid: &ValidTransaction<'_>,
-        joined: &str,
+        row: &Input<'_>,
         stream_time: i64,
-    ) -> Result<bool, SumOverflow> {
-        let pane = plan.window.pane(valid.transaction.event_time);
+    ) -> Result<Taken, SumOverflow> {
+        let pane = plan.window.pane(row.event_time());
         let first = plan.window.first_start(pane);
         let from = first.max(plan.window.first_open(stream_time));
-        if from <= pane {
-            write_key(plan, valid, joined, &mut self.key);
-            let group = self.table.intern(&self.key);
-            let one = Accumulator::of(valid.transaction.amount.nano());
-            self.table.add(group, (pane, from), &one)?;
+        let mut taken = Taken { late: from > first, errors: Vec::new() };
+        if from > pane {
+            return Ok(taken);
         }
-        Ok(from > first)
+        match write_key(plan, row, &mut self.key) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Taken::default()),
+            Err(error) => return Ok(Taken { late: false, errors: vec![error] }),
+        }
+        let one = Values::of(plan, row, &mut taken.errors)?;
+        let group = self.table.intern(&self.key);
+        self.table.add(plan, group, (pane, from), one)?;
+        Ok(taken)
     }
 
     /// Takes the partials of this commit, in a stable order: the same batch gives the same bytes.

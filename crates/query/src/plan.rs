@@ -1,109 +1,46 @@
-//! What a query computes. SQL text will produce these values; two are shipped as they are.
+//! What a query computes: compiled from its SQL, as far as the engine runs it.
 
-use crate::aggregate::Accumulator;
+use crate::input::Input;
+use crate::values::{GroupRow, Values};
 use crate::window::Window;
-use caudal_core::row::{Column, ColumnType, RowSchema};
-use caudal_core::time::{HOUR, MINUTE, SECOND};
-use caudal_core::transaction::{Kind, ValidTransaction};
-use serde_json::json;
+use caudal_core::row::{RowSchema, Value as Cell};
+use caudal_sql::aggregate::{AggregateCall, Function};
+use caudal_sql::ast::{SourceKind, WindowKind};
+use caudal_sql::catalog::{Aggregation, Catalog, Query, Source, TRANSACTIONS};
+use caudal_sql::definition::canonical;
+use caudal_sql::expr::{EvalError, Expr};
+use caudal_sql::fault::Fault;
+use caudal_sql::parser::Naming;
+use caudal_sql::row::transaction_columns;
+use caudal_sql::types::SqlType;
+use caudal_sql::value::Value;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
-/// A column that a query groups by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GroupColumn {
-    /// `account_id`: the key of the input topic.
-    AccountId,
-    /// `merchant_id`.
-    MerchantId,
-    /// `currency`.
-    Currency,
-    /// The column of the joined table ([`Join::column`]).
-    Joined,
-}
+pub use caudal_sql::ast::Emit;
 
-impl GroupColumn {
-    /// Its value in a record; `joined` is that of the joined table.
-    #[must_use]
-    pub fn value<'a>(self, valid: &'a ValidTransaction<'_>, joined: &'a str) -> &'a str {
-        match self {
-            GroupColumn::AccountId => &valid.transaction.account_id,
-            GroupColumn::MerchantId => &valid.transaction.merchant_id,
-            GroupColumn::Currency => valid.currency.as_str(),
-            GroupColumn::Joined => joined,
-        }
-    }
-}
+/// The statements that the product ships: `config/queries.sql`.
+pub const SHIPPED: &str = include_str!("../../../config/queries.sql");
 
-/// An aggregate over the amount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
-    /// `COUNT(*)`.
-    Count,
-    /// `SUM(amount)`.
-    Sum,
-    /// `MIN(amount)`.
-    Min,
-    /// `MAX(amount)`.
-    Max,
-}
-
-/// `HAVING COUNT(*) > count OR SUM(amount) > sum`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Having {
-    /// True above this count.
-    pub count_above: i64,
-    /// True above this sum, in units of 10⁻⁹.
-    pub sum_above: i128,
-}
-
-impl Having {
-    /// Whether a group satisfies it.
-    #[must_use]
-    pub fn holds(&self, group: &Accumulator) -> bool {
-        group.count > self.count_above || group.sum > self.sum_above
-    }
-}
-
-/// When a query emits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Emit {
-    /// `EMIT CHANGES`: a row whenever a group's window has changed.
-    Changes,
-    /// `EMIT FINAL`: one row per group and window, once the window is closed.
-    Final,
-}
-
-/// `JOIN table ON key = table's key`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `JOIN table ON stream's expression = table's key`.
+#[derive(Debug, Clone)]
 pub struct Join {
-    /// The table's topic.
-    pub table: String,
-    /// The stream's column that is looked up.
-    pub key: GroupColumn,
-    /// `LEFT JOIN`: a record without a row goes on with an empty text. Otherwise it is left out.
+    /// The table.
+    pub table: Arc<Source>,
+    /// `LEFT JOIN`: a record without a row goes on with NULLs. Otherwise it is left out.
     pub left: bool,
-    /// The table's column that is read.
-    pub column: String,
 }
 
 /// Identity of a query's definition.
 pub type PlanFingerprint = [u8; 8];
 
-/// A windowed aggregate query over `transacciones_validas`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An aggregate query over `transacciones_validas`.
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// Name of the query and of its output topic.
     pub name: String,
-    /// `WHERE kind = …`.
-    pub kind: Option<Kind>,
-    /// `GROUP BY …`.
-    pub group_by: Vec<GroupColumn>,
-    /// `WINDOW …`.
+    /// `WINDOW …`; one window without an end where there is none.
     pub window: Window,
-    /// `SELECT …` after the group's columns: alias and aggregate.
-    pub aggregates: Vec<(String, Function)>,
-    /// `HAVING …`. A row for which it does not hold is not emitted; one emitted before stays.
-    pub having: Option<Having>,
     /// `EMIT …`.
     pub emit: Emit,
     /// After this many microseconds without a record, at a confirmed end, a source partition no
@@ -111,42 +48,174 @@ pub struct Plan {
     pub idle_timeout: Option<i64>,
     /// The table that its records are joined with.
     pub join: Option<Join>,
+    query: Arc<Query>,
+    schema: Arc<RowSchema>,
+    is_local: bool,
+    adds_amounts: bool,
+    fingerprint: PlanFingerprint,
 }
 
 impl Plan {
+    /// Compiles the queries of a file.
+    ///
+    /// # Errors
+    /// Every fault of the text; what the engine cannot run is one too.
+    pub fn compile(text: &str) -> Result<Vec<Plan>, Vec<Fault>> {
+        let catalog = Catalog::compile(text, Naming::Lower)?;
+        let Catalog { sources, queries } = catalog;
+        let (mut plans, mut faults) = (Vec::new(), Vec::new());
+        for query in queries {
+            match Plan::of(query, &sources, text) {
+                Ok(plan) => plans.push(plan),
+                Err(fault) => faults.push(*fault),
+            }
+        }
+        if faults.is_empty() { Ok(plans) } else { Err(faults) }
+    }
+
+    fn of(
+        query: Query,
+        sources: &std::collections::BTreeMap<String, Source>,
+        text: &str,
+    ) -> Result<Plan, Box<Fault>> {
+        let cannot = |what: &str, help: &str| {
+            let message = format!("query {}: {what}", query.name);
+            Box::new(Fault::new(query.span, message).help(help))
+        };
+        if query.from != TRANSACTIONS {
+            return Err(cannot(
+                &format!("the engine reads {TRANSACTIONS} only, not {}", query.from),
+                "`caudal queries test` runs it; the engine does not yet",
+            ));
+        }
+        let Some(aggregation) = &query.aggregation else {
+            return Err(cannot(
+                "the engine runs aggregates only, not CREATE STREAM … AS SELECT",
+                "`caudal queries test` runs it; the engine does not yet",
+            ));
+        };
+        let window = window_of(aggregation).ok_or_else(|| {
+            cannot(
+                "the engine does not run SESSION windows yet",
+                "use TUMBLING or HOPPING; `caudal queries test` runs sessions",
+            )
+        })?;
+        let join = query.join.as_ref().map(|join| {
+            let table = sources.get(&join.table).filter(|t| t.kind == SourceKind::Table);
+            table.map(|table| Join { table: Arc::new(table.clone()), left: join.left })
+        });
+        let join = match join {
+            Some(None) => return Err(cannot("its joined table is not there", "CREATE TABLE it")),
+            Some(join) => join,
+            None => None,
+        };
+        let mut schema =
+            query.row_schema().map_err(|e| cannot(&e.to_string(), "CAST it, or leave it out"))?;
+        for column in &query.columns {
+            if is_never_null(&column.value, aggregation)
+                && let Some(found) = schema.columns.iter_mut().find(|c| c.name == column.name)
+            {
+                found.nullable = false;
+            }
+        }
+        let keys = ["account_id"];
+        let columns = transaction_columns();
+        let is_key = |expr: &Expr| {
+            let column = expr.as_column().and_then(|at| columns.get(at));
+            column.is_some_and(|(name, _)| keys.contains(name))
+        };
+        let is_local = aggregation.group_by.iter().any(is_key);
+        let fingerprint = fingerprint(&canonical(text, query.span), join.as_ref());
+        Ok(Plan {
+            name: query.name.clone(),
+            window,
+            emit: aggregation.emit,
+            idle_timeout: query.idle_timeout,
+            adds_amounts: adds_amounts(aggregation),
+            is_local,
+            join,
+            fingerprint,
+            schema: Arc::new(schema),
+            query: Arc::new(query),
+        })
+    }
+
+    fn aggregation(&self) -> Option<&Aggregation> {
+        self.query.aggregation.as_ref()
+    }
+
+    /// The aggregates.
+    #[must_use]
+    pub fn calls(&self) -> &[AggregateCall] {
+        self.aggregation().map_or(&[], |a| &a.calls)
+    }
+
+    /// `GROUP BY …`.
+    #[must_use]
+    pub fn group_by(&self) -> &[Expr] {
+        self.aggregation().map_or(&[], |a| &a.group_by)
+    }
+
+    /// Whether its rows are those of windows.
+    #[must_use]
+    pub fn is_windowed(&self) -> bool {
+        self.aggregation().is_some_and(|a| a.window.is_some())
+    }
+
+    /// Whether its aggregates are COUNT(*), and SUM, MIN and MAX of the amount.
+    #[must_use]
+    pub fn adds_amounts(&self) -> bool {
+        self.adds_amounts
+    }
+
     /// Whether the group contains the partition key, so that all its records are in one partition.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        self.group_by.contains(&GroupColumn::AccountId)
+        self.is_local
     }
 
-    /// Whether the query looks at this record.
-    #[must_use]
-    pub fn takes(&self, valid: &ValidTransaction<'_>) -> bool {
-        self.kind.is_none_or(|kind| kind == valid.transaction.kind)
+    /// `WHERE`: whether the query takes this record.
+    ///
+    /// # Errors
+    /// When the condition has no value for it.
+    pub fn takes(&self, row: &Input<'_>) -> Result<bool, EvalError> {
+        self.query.filter.as_ref().map_or(Ok(true), |filter| filter.holds(row))
     }
 
-    /// What a record is looked up by in the joined table. `None` where nothing is joined.
-    #[must_use]
-    pub fn join_key<'a>(&self, valid: &'a ValidTransaction<'_>) -> Option<&'a str> {
-        self.join.as_ref().map(|join| join.key.value(valid, ""))
+    /// What a record is looked up by in the joined table; NULL where nothing is joined.
+    ///
+    /// # Errors
+    /// When the expression has no value for it.
+    pub fn join_key<'r>(&'r self, row: &'r Input<'_>) -> Result<Value<'r>, EvalError> {
+        self.query.join.as_ref().map_or(Ok(Value::Null), |join| join.key.eval(row))
     }
 
-    /// Whether a group's row is to be emitted.
+    /// `HAVING`: whether a group's row is to be emitted. A condition without a value does not hold.
     #[must_use]
-    pub fn having_holds(&self, values: &Accumulator) -> bool {
-        self.having.is_none_or(|having| having.holds(values))
+    pub fn having_holds(&self, group: &str, start: i64, values: &Values) -> bool {
+        let Some(having) = self.aggregation().and_then(|a| a.having.as_ref()) else { return true };
+        having.holds(&GroupRow { plan: self, group, start, values }).unwrap_or(false)
     }
 
-    /// Name of a grouping column in the output rows.
-    #[must_use]
-    pub fn column_name(&self, column: GroupColumn) -> &str {
-        match column {
-            GroupColumn::AccountId => "account_id",
-            GroupColumn::MerchantId => "merchant_id",
-            GroupColumn::Currency => "currency",
-            GroupColumn::Joined => self.join.as_ref().map_or("joined", |join| &join.column),
+    /// The output row of a group and window.
+    ///
+    /// # Errors
+    /// When a selected expression has no value.
+    pub fn row(&self, group: &str, start: i64, values: &Values) -> Result<Vec<Cell>, EvalError> {
+        let row = GroupRow { plan: self, group, start, values };
+        let mut cells = Vec::with_capacity(self.schema.columns.len());
+        let columns = &self.query.columns;
+        for column in columns.iter().filter(|c| c.key) {
+            cells.push(crate::group::cell(column.value.eval(&row)?, &column.value.kind));
         }
+        if self.is_windowed() {
+            cells.push(Cell::Timestamp(start));
+            cells.push(Cell::Timestamp(start.saturating_add(self.window.size)));
+        }
+        for column in columns.iter().filter(|c| !c.key) {
+            cells.push(crate::group::cell(column.value.eval(&row)?, &column.value.kind));
+        }
+        Ok(cells)
     }
 
     /// Identity of the definition: state made under another one is another query's. Without the
@@ -154,32 +223,7 @@ impl Plan {
     /// be set to free a query that waits: whatever it is, the state fits.
     #[must_use]
     pub fn fingerprint(&self) -> PlanFingerprint {
-        let function = |function: &Function| match function {
-            Function::Count => "count",
-            Function::Sum => "sum",
-            Function::Min => "min",
-            Function::Max => "max",
-        };
-        let join = |join: &Join| {
-            let key = self.column_name(join.key);
-            json!([join.table, key, join.left, join.column])
-        };
-        let described = json!([
-            "caudal query 1",
-            self.kind.map(Kind::as_str),
-            self.group_by.iter().map(|c| format!("{c:?}")).collect::<Vec<_>>(),
-            [self.window.size, self.window.advance, self.window.grace],
-            self.aggregates.iter().map(|(alias, f)| [alias, function(f)]).collect::<Vec<_>>(),
-            self.having.map(|h| [h.count_above.to_string(), h.sum_above.to_string()]),
-            match self.emit {
-                Emit::Changes => "changes",
-                Emit::Final => "final",
-            },
-            self.join.as_ref().map(join),
-        ]);
-        let mut out = [0; 8];
-        out.copy_from_slice(&Sha256::digest(described.to_string().as_bytes())[..8]);
-        out
+        self.fingerprint
     }
 
     /// The topic that keeps partials whose window was already evicted.
@@ -188,119 +232,89 @@ impl Plan {
         format!("{}_tardias", self.name)
     }
 
+    /// The topic that keeps the records for which an expression has no value.
+    #[must_use]
+    pub fn errors_topic(&self) -> String {
+        format!("{}_errores", self.name)
+    }
+
     /// The schema of its output rows.
     #[must_use]
-    pub fn row_schema(&self) -> RowSchema {
-        let column = |name: &str, kind| Column { name: name.to_owned(), kind };
-        let mut columns: Vec<Column> =
-            self.group_by.iter().map(|g| column(self.column_name(*g), ColumnType::Text)).collect();
-        columns.push(column("window_start", ColumnType::Timestamp));
-        columns.push(column("window_end", ColumnType::Timestamp));
-        columns.extend(self.aggregates.iter().map(|(alias, function)| match function {
-            Function::Count => column(alias, ColumnType::Long),
-            _ => column(alias, ColumnType::Decimal { scale: caudal_core::money::MAX_SCALE }),
-        }));
-        RowSchema { name: self.name.clone(), columns }
+    pub fn row_schema(&self) -> &RowSchema {
+        &self.schema
     }
+
+    /// The columns of the rows that are the key.
+    pub fn key_columns(&self) -> impl Iterator<Item = &str> {
+        let window = self.is_windowed().then_some("window_start");
+        let keys = self.query.columns.iter().filter(|c| c.key).map(|c| c.name.as_str());
+        keys.chain(window)
+    }
+}
+
+fn window_of(aggregation: &Aggregation) -> Option<Window> {
+    let Some(window) = &aggregation.window else { return Some(Window::unbounded()) };
+    let grace = window.grace.saturating_mul(1000);
+    match window.kind {
+        WindowKind::Tumbling { size } => Some(Window::tumbling(size * 1000, grace)),
+        // Windows are kept as panes of one advance, so it must divide the size.
+        WindowKind::Hopping { size, advance } if size % advance == 0 => {
+            Some(Window::hopping(size * 1000, advance * 1000, grace))
+        }
+        _ => None,
+    }
+}
+
+fn adds_amounts(aggregation: &Aggregation) -> bool {
+    let amount = transaction_columns().iter().position(|(name, _)| *name == "amount");
+    aggregation.calls.iter().all(|call| match call.function {
+        Function::CountRows => true,
+        Function::Sum | Function::Min | Function::Max => {
+            let of_amount = call.argument.as_ref().and_then(Expr::as_column) == amount;
+            of_amount && matches!(call.kind, SqlType::Decimal { .. })
+        }
+        _ => false,
+    })
+}
+
+/// Whether a selected column is a count, or a sum, least or greatest of a column that every
+/// transaction has.
+fn is_never_null(selected: &Expr, aggregation: &Aggregation) -> bool {
+    let first = aggregation.group_by.len() + 2;
+    let call = selected.as_column().and_then(|at| at.checked_sub(first));
+    let Some(call) = call.and_then(|at| aggregation.calls.get(at)) else { return false };
+    match call.function {
+        Function::CountRows | Function::Count | Function::CountDistinct => true,
+        Function::Sum | Function::Min | Function::Max => {
+            let columns = transaction_columns();
+            let column = call.argument.as_ref().and_then(Expr::as_column);
+            let name = column.and_then(|at| columns.get(at)).map(|(name, _)| *name);
+            // A BIGINT sum is NULL beyond 64 bits.
+            let is_exact = !matches!(call.kind, SqlType::Bigint);
+            is_exact && name.is_some_and(|n| !["country", "description", "attributes"].contains(&n))
+        }
+        _ => false,
+    }
+}
+
+fn fingerprint(definition: &str, join: Option<&Join>) -> PlanFingerprint {
+    let table = join.map(|join| {
+        let columns = join.table.columns.iter().map(|c| format!("{} {}", c.name, c.kind));
+        format!("{}({})", join.table.topic, columns.collect::<Vec<_>>().join(","))
+    });
+    let described = format!("caudal query 2\n{definition}\n{}", table.unwrap_or_default());
+    let mut out = [0; 8];
+    out.copy_from_slice(&Sha256::digest(described.as_bytes())[..8]);
+    out
 }
 
 /// The queries that the product ships.
+///
+/// # Panics
+/// When the shipped file is wrong, which a test rules out.
 #[must_use]
 pub fn shipped() -> Vec<Plan> {
-    vec![ventas_gold(), alertas_fraude()]
-}
-
-/// Sales per merchant, currency and minute:
-/// `SELECT merchant_id, currency, COUNT(*) AS ventas, SUM(amount) AS total, MIN(amount) AS minimo,
-/// MAX(amount) AS maximo … WINDOW TUMBLING (SIZE 1 MINUTE, GRACE PERIOD 10 SECONDS)
-/// WHERE kind = 'PURCHASE' GROUP BY merchant_id, currency EMIT CHANGES`.
-#[must_use]
-pub fn ventas_gold() -> Plan {
-    Plan {
-        name: "ventas_gold".into(),
-        kind: Some(Kind::Purchase),
-        group_by: vec![GroupColumn::MerchantId, GroupColumn::Currency],
-        window: Window::tumbling(MINUTE, 10 * SECOND),
-        aggregates: vec![
-            ("ventas".into(), Function::Count),
-            ("total".into(), Function::Sum),
-            ("minimo".into(), Function::Min),
-            ("maximo".into(), Function::Max),
-        ],
-        having: None,
-        emit: Emit::Changes,
-        idle_timeout: Some(HOUR),
-        join: None,
-    }
-}
-
-/// Velocity per account and currency:
-/// `SELECT account_id, currency, COUNT(*) AS intentos, SUM(amount) AS total …
-/// WINDOW HOPPING (SIZE 60 SECONDS, ADVANCE BY 10 SECONDS, GRACE PERIOD 10 SECONDS)
-/// GROUP BY account_id, currency HAVING COUNT(*) > 10 OR SUM(amount) > 10000 EMIT CHANGES`.
-///
-/// The grace is stated, because ksqlDB's default of 24 hours would keep a day of panes per account.
-#[must_use]
-pub fn alertas_fraude() -> Plan {
-    Plan {
-        name: "alertas_fraude".into(),
-        kind: None,
-        group_by: vec![GroupColumn::AccountId, GroupColumn::Currency],
-        window: Window::hopping(60 * SECOND, 10 * SECOND, 10 * SECOND),
-        aggregates: vec![("intentos".into(), Function::Count), ("total".into(), Function::Sum)],
-        having: Some(Having { count_above: 10, sum_above: 10_000 * 1_000_000_000 }),
-        emit: Emit::Changes,
-        idle_timeout: None,
-        join: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use caudal_core::schema::{Schemas, sorted_json};
-
-    /// The sink reads rows by the schema files; the plans must produce exactly those.
-    #[test]
-    fn shipped_plans_have_the_shipped_schemas() {
-        let schemas = Schemas::shipped();
-        let json = |plan: Plan| sorted_json(&plan.row_schema().to_json());
-        assert_eq!(json(ventas_gold()), schemas.ventas_gold.json);
-        assert_eq!(json(alertas_fraude()), schemas.alertas_fraude.json);
-    }
-
-    /// State outlives versions: the same definition must keep its fingerprint.
-    #[test]
-    fn the_fingerprint_is_that_of_the_definition() {
-        let plan = ventas_gold();
-        assert_eq!(plan.fingerprint(), GOLDEN);
-        let other_name = Plan { name: "x".into(), idle_timeout: None, ..plan.clone() };
-        assert_eq!(other_name.fingerprint(), plan.fingerprint());
-        let join = Some(Join {
-            table: "t".into(),
-            key: GroupColumn::MerchantId,
-            left: true,
-            column: "c".into(),
-        });
-        let changed = [
-            Plan { kind: None, ..plan.clone() },
-            Plan { group_by: vec![GroupColumn::MerchantId], ..plan.clone() },
-            Plan { window: Window::tumbling(MINUTE, 0), ..plan.clone() },
-            Plan { aggregates: plan.aggregates[1..].to_vec(), ..plan.clone() },
-            Plan { having: alertas_fraude().having, ..plan.clone() },
-            Plan { emit: Emit::Final, ..plan.clone() },
-            Plan { join, ..plan.clone() },
-        ];
-        for (i, other) in changed.iter().enumerate() {
-            assert_ne!(other.fingerprint(), plan.fingerprint(), "change {i}");
-        }
-    }
-
-    const GOLDEN: [u8; 8] = [119, 151, 9, 2, 58, 10, 114, 55];
-
-    #[test]
-    fn only_groups_with_the_account_are_local() {
-        assert!(alertas_fraude().is_local());
-        assert!(!ventas_gold().is_local());
-    }
+    Plan::compile(SHIPPED).unwrap_or_else(|faults| {
+        panic!("{}", caudal_sql::fault::render_all(&faults, "config/queries.sql", SHIPPED, false))
+    })
 }

@@ -5,12 +5,12 @@
 //! back exactly, down to the numbers that later cells will get: a run that aborts and one that
 //! does not write the same bytes afterwards.
 
-use crate::aggregate::Accumulator;
 use crate::cells::{Cell, Cells, NONE};
 use crate::group::Row;
 use crate::names::Names;
 use crate::partials::Partial;
 use crate::plan::Plan;
+use crate::values::Values;
 use crate::window::Window;
 use caudal_core::money::SumOverflow;
 use rustc_hash::FxHashMap;
@@ -27,7 +27,9 @@ pub(crate) struct Table {
     /// Pane → its cell that was created last; the others follow from it.
     panes: BTreeMap<i64, u32>,
     /// Each cell that this batch touched, with what it held before; `None` for one that is new.
-    undo: Vec<(u32, Option<Accumulator>)>,
+    undo: Vec<(u32, Option<Values>)>,
+    /// Heap bytes of the values, as last counted.
+    value_bytes: usize,
 }
 
 impl Table {
@@ -53,9 +55,10 @@ impl Table {
     /// Merges values into a cell, and gives its place among those of the group.
     pub fn add(
         &mut self,
+        plan: &Plan,
         group: u32,
         (pane, from): (i64, i64),
-        values: &Accumulator,
+        values: Values,
     ) -> Result<usize, SumOverflow> {
         match self.find(group, (pane, from)) {
             Ok(at) => {
@@ -63,13 +66,15 @@ impl Table {
                 let cell = self.cells.get_mut(number);
                 if !cell.touched {
                     cell.touched = true;
-                    self.undo.push((number, Some(cell.values)));
+                    self.undo.push((number, Some(cell.values.clone())));
                 }
-                cell.values.merge(values)?;
+                let before = cell.values.bytes();
+                cell.values.merge(plan, &values)?;
+                self.value_bytes = self.value_bytes + cell.values.bytes() - before;
                 Ok(at)
             }
             Err(at) => {
-                let number = self.create(group, at, (pane, from), *values);
+                let number = self.create(group, at, (pane, from), values);
                 self.cells.get_mut(number).touched = true;
                 self.undo.push((number, None));
                 Ok(at)
@@ -78,12 +83,12 @@ impl Table {
     }
 
     /// Puts a cell back as it was written.
-    pub fn restore(&mut self, entry: &Partial) {
+    pub fn restore(&mut self, entry: Partial) {
         let group = self.names.intern(&entry.group);
         match self.find(group, (entry.pane, entry.from)) {
             Ok(at) => {
                 let number = self.names.cells(group)[at];
-                self.cells.get_mut(number).values = entry.values;
+                self.replace(number, entry.values);
             }
             Err(at) => {
                 self.create(group, at, (entry.pane, entry.from), entry.values);
@@ -105,13 +110,8 @@ impl Table {
         }
     }
 
-    fn create(
-        &mut self,
-        group: u32,
-        at: usize,
-        (pane, from): (i64, i64),
-        values: Accumulator,
-    ) -> u32 {
+    fn create(&mut self, group: u32, at: usize, (pane, from): (i64, i64), values: Values) -> u32 {
+        self.value_bytes += values.bytes();
         let newest = self.panes.entry(pane).or_insert(NONE);
         let cell = Cell { values, pane, from, group, next: *newest, touched: false };
         let number = self.cells.insert(cell);
@@ -120,9 +120,20 @@ impl Table {
         number
     }
 
+    fn replace(&mut self, number: u32, values: Values) {
+        let bytes = values.bytes();
+        let before = std::mem::replace(&mut self.cells.get_mut(number).values, values);
+        self.value_bytes = self.value_bytes + bytes - before.bytes();
+    }
+
+    fn remove(&mut self, number: u32) {
+        self.value_bytes -= self.cells.get(number).values.bytes();
+        self.cells.remove(number);
+    }
+
     /// Takes back the creation of a cell; it is the newest of its pane again.
     fn take_back(&mut self, number: u32) {
-        let Cell { pane, from, group, next, .. } = *self.cells.get(number);
+        let &Cell { pane, from, group, next, .. } = self.cells.get(number);
         if let Ok(at) = self.find(group, (pane, from)) {
             let cells = self.names.cells_mut(group);
             cells.remove(at);
@@ -135,7 +146,7 @@ impl Table {
         } else {
             self.panes.insert(pane, next);
         }
-        self.cells.remove(number);
+        self.remove(number);
     }
 
     /// Everything is as it was before the batch.
@@ -143,8 +154,8 @@ impl Table {
         while let Some((number, before)) = self.undo.pop() {
             match before {
                 Some(values) => {
-                    let cell = self.cells.get_mut(number);
-                    (cell.values, cell.touched) = (values, false);
+                    self.replace(number, values);
+                    self.cells.get_mut(number).touched = false;
                 }
                 None => self.take_back(number),
             }
@@ -162,9 +173,9 @@ impl Table {
         {
             let mut number = pane.remove();
             while number != NONE {
-                let Cell { group, next, .. } = *self.cells.get(number);
+                let &Cell { group, next, .. } = self.cells.get(number);
                 self.drop_closed(group, window, time);
-                self.cells.remove(number);
+                self.remove(number);
                 number = next;
             }
         }
@@ -190,6 +201,7 @@ impl Table {
         self.cells.clear();
         self.panes.clear();
         self.undo.clear();
+        self.value_bytes = 0;
     }
 
     /// The cells that this batch touched, in the order in which it first did.
@@ -203,7 +215,7 @@ impl Table {
             group: self.names.text(cell.group).clone(),
             pane: cell.pane,
             from: cell.from,
-            values: cell.values,
+            values: cell.values.clone(),
         }
     }
 
@@ -217,20 +229,21 @@ impl Table {
     /// records that came after the window had closed.
     pub fn total(
         &self,
+        plan: &Plan,
         group: u32,
-        window: &Window,
         start: i64,
-    ) -> Result<Option<Accumulator>, SumOverflow> {
+    ) -> Result<Option<Values>, SumOverflow> {
+        let window = &plan.window;
         let cells = self.names.cells(group);
         let first = cells.partition_point(|number| self.cells.get(*number).pane < start);
-        let mut total: Option<Accumulator> = None;
+        let mut total: Option<Values> = None;
         for number in &cells[first..] {
             let cell = self.cells.get(*number);
-            if cell.pane >= start + window.size {
+            if cell.pane >= start.saturating_add(window.size) {
                 break;
             }
             if cell.from <= start {
-                merge_into(&mut total, &cell.values)?;
+                merge_into(plan, &mut total, &cell.values)?;
             }
         }
         Ok(total)
@@ -264,21 +277,22 @@ impl Table {
         start: i64,
         rows: &mut Vec<Row>,
     ) -> Result<(), SumOverflow> {
-        let mut totals: FxHashMap<u32, Option<Accumulator>> = FxHashMap::default();
-        for (_, newest) in self.panes.range(start..start + plan.window.size) {
+        let mut totals: FxHashMap<u32, Option<Values>> = FxHashMap::default();
+        for (_, newest) in self.panes.range(start..start.saturating_add(plan.window.size)) {
             let mut number = *newest;
             while number != NONE {
                 let cell = self.cells.get(number);
                 if cell.from <= start {
-                    merge_into(totals.entry(cell.group).or_default(), &cell.values)?;
+                    merge_into(plan, totals.entry(cell.group).or_default(), &cell.values)?;
                 }
                 number = cell.next;
             }
         }
         let begin = rows.len();
         for (group, total) in totals {
-            if let Some(values) = total.filter(|values| plan.having_holds(values)) {
-                rows.push(Row { group: self.names.text(group).clone(), start, values });
+            let name = self.names.text(group);
+            if let Some(values) = total.filter(|values| plan.having_holds(name, start, values)) {
+                rows.push(Row { group: name.clone(), start, values });
             }
         }
         rows[begin..].sort_unstable_by(|a, b| a.group.cmp(&b.group));
@@ -294,19 +308,21 @@ impl Table {
             + self.cells.bytes()
             + self.cells.len() * size_of::<u32>()
             + self.panes.len() * 32
-            + self.undo.capacity() * size_of::<(u32, Option<Accumulator>)>()
+            + self.undo.capacity() * size_of::<(u32, Option<Values>)>()
+            + self.value_bytes
     }
 }
 
 /// Merges values into a total that may not have begun.
 pub(crate) fn merge_into(
-    total: &mut Option<Accumulator>,
-    values: &Accumulator,
+    plan: &Plan,
+    total: &mut Option<Values>,
+    values: &Values,
 ) -> Result<(), SumOverflow> {
     match total {
-        Some(total) => total.merge(values),
+        Some(total) => total.merge(plan, values),
         None => {
-            *total = Some(*values);
+            *total = Some(values.clone());
             Ok(())
         }
     }

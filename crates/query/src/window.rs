@@ -24,9 +24,24 @@ impl Window {
         Window { size, advance, grace }
     }
 
+    /// No `WINDOW`: one window that holds every record and never closes.
+    #[must_use]
+    pub const fn unbounded() -> Window {
+        Window { size: i64::MAX, advance: i64::MAX, grace: 0 }
+    }
+
+    /// Whether it is [`Window::unbounded`].
+    #[must_use]
+    pub fn is_unbounded(&self) -> bool {
+        self.size == i64::MAX
+    }
+
     /// Start of the pane (the slice of one advance) that holds `time`.
     #[must_use]
     pub fn pane(&self, time: i64) -> i64 {
+        if self.is_unbounded() {
+            return 0;
+        }
         time.div_euclid(self.advance) * self.advance
     }
 
@@ -45,6 +60,9 @@ impl Window {
     /// Start of the first window that is not closed at `stream_time`.
     #[must_use]
     pub fn first_open(&self, stream_time: i64) -> i64 {
+        if self.is_unbounded() {
+            return 0;
+        }
         let closed = stream_time.saturating_sub(self.grace).saturating_sub(self.size);
         (closed.div_euclid(self.advance) + 1).saturating_mul(self.advance)
     }
@@ -53,6 +71,9 @@ impl Window {
     /// The rule is Kafka Streams': closed when its end is at or before stream time − grace.
     #[must_use]
     pub fn is_closed(&self, start: i64, stream_time: i64) -> bool {
+        if self.is_unbounded() {
+            return false;
+        }
         start.saturating_add(self.size) <= stream_time.saturating_sub(self.grace)
     }
 }

@@ -289,6 +289,10 @@ impl Query {
                 SqlType::Int | SqlType::Bigint => ColumnType::Long,
                 SqlType::Decimal { scale, .. } => ColumnType::Decimal { scale: *scale },
                 SqlType::Timestamp => ColumnType::Timestamp,
+                SqlType::Double => ColumnType::Double,
+                SqlType::Boolean => ColumnType::Boolean,
+                SqlType::Date => ColumnType::Date,
+                SqlType::Array(_) | SqlType::Map(_) | SqlType::Struct(_) => ColumnType::Json,
                 other => {
                     return Err(RowSchemaError {
                         query: self.name.clone(),
@@ -297,13 +301,14 @@ impl Query {
                     });
                 }
             };
-            Ok(Column { name: output.name.clone(), kind })
+            Ok(Column { name: output.name.clone(), kind, nullable: !output.key })
         };
         let of = |key: bool| self.columns.iter().filter(move |c| c.key == key).map(column);
         let mut columns = of(true).collect::<Result<Vec<_>, _>>()?;
         if self.aggregation.as_ref().is_some_and(|a| a.window.is_some()) {
             for name in ["window_start", "window_end"] {
-                columns.push(Column { name: name.to_owned(), kind: ColumnType::Timestamp });
+                let (name, kind) = (name.to_owned(), ColumnType::Timestamp);
+                columns.push(Column { name, kind, nullable: false });
             }
         }
         columns.extend(of(false).collect::<Result<Vec<_>, _>>()?);

@@ -16,6 +16,7 @@ mod cast;
 pub mod catalog;
 mod dates;
 pub mod decimal;
+pub mod definition;
 pub mod expr;
 pub mod fault;
 mod functions;

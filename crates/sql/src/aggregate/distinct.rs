@@ -36,6 +36,14 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 }
 
 impl Distinct {
+    /// Bytes on the heap.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Distinct::Exact(hashes) => hashes.capacity() * size_of::<u64>(),
+            Distinct::Estimated(registers) => registers.len(),
+        }
+    }
+
     pub fn add(&mut self, hash: u64) {
         match self {
             Distinct::Exact(known) => {

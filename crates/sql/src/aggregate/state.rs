@@ -96,6 +96,25 @@ impl Accumulators {
         self.0.iter().zip(calls).map(|(state, call)| result(state, call)).collect()
     }
 
+    /// One of the results.
+    #[must_use]
+    pub fn value(&self, calls: &[AggregateCall], index: usize) -> Value<'static> {
+        self.0.get(index).zip(calls.get(index)).map_or(Value::Null, |(s, call)| result(s, call))
+    }
+
+    /// Bytes on the heap, about: items of lists and sets are taken as short texts.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let items = self.0.iter().map(|state| match state {
+            State::Ordered(items) => items.len() * 96,
+            State::Top(items) => items.len() * 64,
+            State::Distinct(distinct) => distinct.bytes(),
+            State::Extreme(Value::Text(text)) => text.len(),
+            _ => 0,
+        });
+        self.0.len() * size_of::<State>() + items.sum::<usize>()
+    }
+
     /// Writes them into a state block or a partial: the same records give the same bytes.
     pub fn write(&self, out: &mut Writer) {
         self.0.iter().for_each(|state| write(state, out));
