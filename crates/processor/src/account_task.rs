@@ -22,9 +22,11 @@ use caudal_core::reject::{Reason, Rejection};
 use caudal_core::transaction::ValidTransaction;
 use caudal_core::validate::validate;
 use caudal_query::group::{self, Row};
+use caudal_query::input::Input;
 use caudal_query::panes::PaneState;
-use caudal_query::partials::{Partial, Partials};
+use caudal_query::partials::{Partials, RawPartial};
 use caudal_query::plan::Emit;
+use caudal_sql::expr::EvalError;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -249,22 +251,26 @@ impl AccountTask {
         let shared = Arc::clone(&self.shared);
         self.at.stream_time = self.at.stream_time.max(valid.transaction.event_time);
         let mut late_for: Vec<&str> = Vec::new();
+        let row = Input::new(valid, record.partition, record.offset);
         for (place, query) in shared.local.iter().enumerate() {
-            let Some(joined) = self.joined(query, valid, tables) else { continue };
+            let Some(row) = self.taken(query, row, tables, outbox) else { continue };
             let panes = &mut self.panes[place];
-            let added = panes.add(&query.plan, valid, joined, self.at.stream_time)?;
+            let added = panes.add(&query.plan, &row, self.at.stream_time)?;
             if added.late {
                 late_for.push(&query.plan.name);
             }
             for row in added.first_rows {
                 self.emit_row(place, query, &row, record.offset, outbox);
             }
+            self.emit_errors(query, &row, &added.errors, outbox);
         }
         for (place, query) in shared.global.iter().enumerate() {
-            let Some(joined) = self.joined(query, valid, tables) else { continue };
-            if self.partials[place].add(&query.plan, valid, joined, self.at.stream_time)? {
+            let Some(row) = self.taken(query, row, tables, outbox) else { continue };
+            let taken = self.partials[place].add(&query.plan, &row, self.at.stream_time)?;
+            if taken.late {
                 late_for.push(&query.plan.name);
             }
+            self.emit_errors(query, &row, &taken.errors, outbox);
         }
         for query in &late_for {
             *self.at.ledger.late.entry((*query).to_owned()).or_default() += 1;
@@ -287,25 +293,81 @@ impl AccountTask {
         Ok(())
     }
 
-    /// The column that a query joins, empty where it joins none. `None`: the query does not take
-    /// this record.
-    fn joined<'t>(
+    /// The record as a query reads it, with what it joins. `None`: the query does not take it.
+    fn taken<'r>(
         &mut self,
         query: &Query,
-        valid: &ValidTransaction<'_>,
-        tables: &'t Tables,
-    ) -> Option<&'t str> {
-        if !query.plan.takes(valid) {
-            return None;
-        }
-        let (Some(join), Some(key)) = (&query.plan.join, query.plan.join_key(valid)) else {
-            return Some("");
+        row: Input<'r>,
+        tables: &'r Tables,
+        outbox: &mut Outbox,
+    ) -> Option<Input<'r>> {
+        let joined = match self.joined(query, row, tables) {
+            Ok(joined) => joined?,
+            Err(error) => {
+                self.emit_errors(query, &row, &[error], outbox);
+                return None;
+            }
         };
-        let found = tables.get(key, &join.column);
-        if found.is_none() && !join.left {
-            self.counts.unjoined += 1;
+        match query.plan.takes(&joined) {
+            Ok(takes) => takes.then_some(joined),
+            Err(error) => {
+                self.emit_errors(query, &joined, &[error], outbox);
+                None
+            }
         }
-        found.or(join.left.then_some(""))
+    }
+
+    fn joined<'r>(
+        &mut self,
+        query: &Query,
+        row: Input<'r>,
+        tables: &'r Tables,
+    ) -> Result<Option<Input<'r>>, EvalError> {
+        let Some(join) = &query.plan.join else { return Ok(Some(row)) };
+        let key = query.plan.join_key(&row)?;
+        if let Some(found) = key.as_text().and_then(|key| tables.get(key)) {
+            return Ok(Some(row.joined(found)));
+        }
+        if join.left {
+            return Ok(Some(row));
+        }
+        self.counts.unjoined += 1;
+        Ok(None)
+    }
+
+    /// An expression without a value: said in the query's own topic, once per record. The record
+    /// itself is valid, and goes on.
+    fn emit_errors(
+        &mut self,
+        query: &Query,
+        row: &Input<'_>,
+        errors: &[EvalError],
+        outbox: &mut Outbox,
+    ) {
+        if errors.is_empty() {
+            return;
+        }
+        self.counts.query_errors += 1;
+        let what: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let (transaction, position) = (&row.valid().transaction, row.position());
+        let value = serde_json::json!({
+            "query": query.plan.name,
+            "error": what.join("; "),
+            "transaction_id": transaction.transaction_id,
+            "partition": position.partition,
+            "offset": position.offset,
+        });
+        self.at.outputs.emit(
+            outbox,
+            Output {
+                topic: &query.errors_topic,
+                partition: self.id.partition,
+                key: Some(transaction.account_id.as_bytes().to_vec()),
+                value: Some(value.to_string().into_bytes()),
+                source: (position.partition, position.offset),
+                headers: Vec::new(),
+            },
+        );
     }
 
     fn emit_row(
@@ -316,16 +378,16 @@ impl AccountTask {
         offset: i64,
         outbox: &mut Outbox,
     ) {
-        // The group was written by this plan, so it has this plan's columns.
-        let Some(values) = group::row(&query.plan, &row.group, row.start, &row.values) else {
-            return;
+        let values = match query.plan.row(&row.group, row.start, &row.values) {
+            Ok(values) => values,
+            Err(error) => return self.counts.unrowed(&query.plan.name, &row.group, &error),
         };
         self.at.outputs.emit(
             outbox,
             Output {
                 topic: &query.topic,
                 partition: self.id.partition,
-                key: Some(group::row_key(&row.group, row.start)),
+                key: Some(group::row_key(&query.plan, &row.group, row.start)),
                 value: Some(query.row_schema.encode(query.schema_id, &values)),
                 source: (self.id.partition, offset),
                 headers: version_header(self.plans.version(place)),
@@ -462,15 +524,17 @@ impl AccountTask {
         self.at.ledger = AccountLedger::read(&mut input)?;
         self.at.outputs.read(&mut input)?;
         input.end()?;
+        let shared = Arc::clone(&self.shared);
         let (dedup, panes) = (&mut self.dedup, &mut self.panes);
         block.for_each(|entry, input| {
             match entry {
                 Entry::Seen(seen) => dedup.restore(&seen),
                 Entry::Accumulator(place) => {
-                    let pane = Partial::read(input)?;
+                    let pane = RawPartial::read(input)?;
                     let ours = mapping.places.get(place).copied().flatten();
-                    if let Some(panes) = ours.and_then(|place| panes.get_mut(place)) {
-                        panes.restore(&pane);
+                    let ours = ours.and_then(|place| Some((place, panes.get_mut(place)?)));
+                    if let Some((place, panes)) = ours {
+                        panes.restore(pane.of(&shared.local[place].plan)?);
                     }
                 }
             }

@@ -16,7 +16,7 @@ use caudal_core::outbox::{OutRecord, Outbox};
 use caudal_core::sequence::{Sequence, Sequences};
 use caudal_query::group::{self, Row};
 use caudal_query::merge::{MergeState, Merged};
-use caudal_query::partials::Partial;
+use caudal_query::partials::{Partial, RawPartial};
 use caudal_query::plan::Emit;
 
 use std::sync::Arc;
@@ -179,15 +179,18 @@ impl GroupTask {
         self.at.next_offset = record.offset + 1;
         self.counts.records_in += 1;
         let shared = Arc::clone(&self.shared);
-        for (fingerprint, partials) in &message.partials {
+        for (fingerprint, partials) in message.partials {
             // Sent under a definition that is not ours: the query was dropped or begun again.
-            let Some(place) = shared.global.iter().position(|q| q.fingerprint == *fingerprint)
+            let Some(place) = shared.global.iter().position(|q| q.fingerprint == fingerprint)
             else {
                 self.counts.stale += partials.len() as u64;
                 continue;
             };
             for partial in partials {
-                let merged = self.merge(place, partial, record.offset, outbox);
+                let partial = partial
+                    .of(&shared.global[place].plan)
+                    .map_err(|e| self.broken(record, format!("not a partial: {e}")))?;
+                let merged = self.merge(place, &partial, record.offset, outbox);
                 merged.map_err(|cause| self.overflow(record.offset, cause))?;
             }
         }
@@ -254,7 +257,7 @@ impl GroupTask {
         let (watermark, query) = (self.at.watermarks[place], &shared.global[place]);
         let merged = self.queries[place].merge(&query.plan, partial, watermark)?;
         self.at.ledger.partials += 1;
-        self.at.ledger.records += u64::try_from(partial.values.count).unwrap_or(0);
+        self.at.ledger.records += u64::try_from(partial.values.count()).unwrap_or(0);
         let until = match merged {
             Merged::Merged => return Ok(()),
             Merged::PartlyLate { until } => until,
@@ -278,16 +281,16 @@ impl GroupTask {
     ) {
         let shared = Arc::clone(&self.shared);
         let query = &shared.global[place];
-        // The group was written by this plan, so it has this plan's columns.
-        let Some(values) = group::row(&query.plan, &row.group, row.start, &row.values) else {
-            return;
+        let values = match query.plan.row(&row.group, row.start, &row.values) {
+            Ok(values) => values,
+            Err(error) => return self.counts.unrowed(&query.plan.name, &row.group, &error),
         };
         self.at.outputs.emit(
             outbox,
             Output {
                 topic,
                 partition: self.id.partition,
-                key: Some(group::row_key(&row.group, row.start)),
+                key: Some(group::row_key(&query.plan, &row.group, row.start)),
                 value: Some(query.row_schema.encode(query.schema_id, &values)),
                 source: (self.id.partition, offset),
                 headers: version_header(self.plans.version(place)),
@@ -403,15 +406,17 @@ impl GroupTask {
             }
         }
         self.read_body(&block.head.body, &mapping.places)?;
+        let shared = Arc::clone(&self.shared);
         let queries = &mut self.queries;
         block.for_each(|entry, input| {
             let Entry::Accumulator(place) = entry else {
                 return Err(input.error("entry of stage 1 in a block of stage 2"));
             };
-            let entry = Partial::read(input)?;
+            let entry = RawPartial::read(input)?;
             let ours = mapping.places.get(place).copied().flatten();
-            if let Some(state) = ours.and_then(|place| queries.get_mut(place)) {
-                state.restore(&entry);
+            let ours = ours.and_then(|place| Some((place, queries.get_mut(place)?)));
+            if let Some((place, state)) = ours {
+                state.restore(entry.of(&shared.global[place].plan)?);
             }
             Ok(())
         })?;

@@ -24,11 +24,19 @@ pub struct Counts {
     pub unjoined: u64,
     /// Partials of a query that was dropped or changed since they were sent.
     pub stale: u64,
+    /// Records or rows for which an expression of a query has no value.
+    pub query_errors: u64,
     /// Dead letters.
     pub dead: BTreeMap<Reason, u64>,
 }
 
 impl Counts {
+    /// Counts a row that cannot be made, and says so.
+    pub fn unrowed(&mut self, query: &str, group: &str, error: &caudal_sql::expr::EvalError) {
+        self.query_errors += 1;
+        tracing::warn!(query, group, %error, "a row of this group cannot be made");
+    }
+
     /// Counts a dead letter.
     pub fn reject(&mut self, reason: Reason) {
         *self.dead.entry(reason).or_default() += 1;
@@ -44,6 +52,7 @@ pub struct Metrics {
     partials: IntCounter,
     stale: IntCounter,
     unjoined: IntCounter,
+    query_errors: IntCounter,
     restore_records: IntCounter,
     restore_bytes: IntCounter,
     /// Records of the state log still to read.
@@ -167,6 +176,11 @@ impl Metrics {
                 "caudal_processor_unjoined_records_total",
                 "Records that a join left out for want of a row in the reference table",
             )?,
+            query_errors: counter(
+                r,
+                "caudal_processor_query_errors_total",
+                "Records and rows for which an expression of a query has no value",
+            )?,
             outputs: counter_vec(
                 r,
                 "caudal_processor_outputs_total",
@@ -211,6 +225,7 @@ impl Metrics {
         }
         self.late.inc_by(counts.late);
         self.unjoined.inc_by(counts.unjoined);
+        self.query_errors.inc_by(counts.query_errors);
     }
 
     /// Moves the counters by what a committed batch of stage 2 counted.

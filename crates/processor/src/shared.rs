@@ -78,6 +78,8 @@ pub struct Query {
     pub topic: Arc<str>,
     /// Topic of partials that came too late.
     pub late_topic: Arc<str>,
+    /// Topic of records for which an expression has no value.
+    pub errors_topic: Arc<str>,
     /// Schema of the rows.
     pub row_schema: RowSchema,
     /// Its id.
@@ -88,11 +90,12 @@ pub struct Query {
 
 impl Query {
     fn new(plan: Plan) -> Query {
-        let row_schema = plan.row_schema();
+        let row_schema = plan.row_schema().clone();
         let schema_id = schema::id_of(&schema::sorted_json(&row_schema.to_json()));
         Query {
             topic: plan.name.as_str().into(),
             late_topic: plan.late_topic().into(),
+            errors_topic: plan.errors_topic().into(),
             row_schema,
             schema_id,
             fingerprint: plan.fingerprint(),
@@ -169,7 +172,7 @@ pub struct Shared {
 }
 
 /// Raised when the meaning of validation or of a block's format changes.
-const RULES_VERSION: u32 = 2;
+const RULES_VERSION: u32 = 3;
 
 impl Shared {
     /// For these plans.
@@ -213,19 +216,19 @@ impl Shared {
         set.into_iter().collect()
     }
 
-    /// The columns of the reference table that queries use.
+    /// The reference table that queries join.
     #[must_use]
-    pub fn joined_columns(&self) -> BTreeSet<String> {
-        let joins = self.queries(Stage::Account).filter_map(|q| q.plan.join.as_ref());
-        joins.map(|join| join.column.clone()).collect()
+    pub fn table(&self) -> Option<Arc<Source>> {
+        let mut joins = self.queries(Stage::Account).filter_map(|q| q.plan.join.as_ref());
+        joins.next().map(|join| Arc::clone(&join.table))
     }
 
-    /// The reference tables that queries join.
+    /// The topics of the reference tables that queries join.
     #[must_use]
     pub fn tables(&self) -> BTreeSet<&str> {
         self.queries(Stage::Account)
             .filter_map(|q| q.plan.join.as_ref())
-            .map(|join| join.table.as_str())
+            .map(|join| join.table.topic.as_str())
             .collect()
     }
 }

@@ -11,9 +11,13 @@ use crate::shared::Shared;
 use anyhow::Result;
 use caudal_core::decode::Record;
 use caudal_kafka::log_reader::Event;
+use caudal_sql::catalog::{Source, SourceColumn};
+use caudal_sql::codec::decode_columns;
+use caudal_sql::json::Json;
+use caudal_sql::row::{Position, pseudo_columns};
+use caudal_sql::value::Value;
 use rustc_hash::FxHashMap;
-use serde_json::Value as Json;
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often the table is brought up to date.
@@ -23,13 +27,14 @@ const SLICE: Duration = Duration::from_millis(20);
 /// The table has one partition.
 const PARTITION: i32 = 0;
 
-type Row = Vec<(Box<str>, Box<str>)>;
+/// The columns of the table as its statement declares them, the pseudo columns last.
+type Row = Box<[Value<'static>]>;
 
 /// The reference table, or none.
 #[derive(Debug)]
 pub struct Tables {
-    /// Columns that queries use; nothing else of a row is kept.
-    columns: BTreeSet<String>,
+    /// The table's declaration.
+    source: Option<Arc<Source>>,
     rows: FxHashMap<Box<str>, Row>,
     /// Every record below it is in the table.
     offset: i64,
@@ -44,12 +49,12 @@ impl Tables {
     #[must_use]
     pub fn new(shared: &Shared) -> Tables {
         Tables {
-            columns: shared.joined_columns(),
+            source: shared.table(),
             rows: FxHashMap::default(),
             offset: 0,
             as_of: None,
             reading_since: None,
-            is_used: !shared.tables().is_empty(),
+            is_used: shared.table().is_some(),
         }
     }
 
@@ -59,11 +64,10 @@ impl Tables {
         self.offset
     }
 
-    /// A column of a row.
+    /// A row.
     #[must_use]
-    pub fn get(&self, key: &str, column: &str) -> Option<&str> {
-        let row = self.rows.get(key)?;
-        row.iter().find(|(name, _)| &**name == column).map(|(_, value)| &**value)
+    pub fn get(&self, key: &str) -> Option<&[Value<'static>]> {
+        self.rows.get(key).map(AsRef::as_ref)
     }
 
     /// Whether the table holds all that was in its topic at `time`.
@@ -115,21 +119,38 @@ impl Tables {
             self.rows.remove(key);
             return;
         };
-        let Ok(Json::Object(fields)) = serde_json::from_slice(value) else {
-            tracing::warn!(offset = record.offset, "row of the reference table is no JSON object");
-            return;
-        };
-        let kept = fields.into_iter().filter(|(name, _)| self.columns.contains(name));
-        let row = kept.filter_map(|(name, value)| Some((name.into(), text_of(value)?)));
-        let row: Row = row.collect();
-        self.rows.insert(key.into(), row);
+        let Some(source) = &self.source else { return };
+        match row_of(source, key, value, record) {
+            Ok(row) => {
+                self.rows.insert(key.into(), row);
+            }
+            Err(error) => {
+                tracing::warn!(offset = record.offset, %error, "row of the reference table");
+            }
+        }
     }
 }
 
-fn text_of(value: Json) -> Option<Box<str>> {
-    match value {
-        Json::Null => None,
-        Json::String(text) => Some(text.into()),
-        other => Some(other.to_string().into()),
-    }
+/// A row of the table: its key, the columns of its JSON value, and where it was read.
+fn row_of(source: &Source, key: &str, value: &[u8], record: &Record) -> Result<Row, String> {
+    let text = std::str::from_utf8(value).map_err(|e| e.to_string())?;
+    let json = Json::parse(text).map_err(|e| e.to_string())?;
+    let keys: Vec<_> = source.columns.iter().filter(|c| c.key).collect();
+    let values: Vec<_> = source.columns.iter().filter(|c| !c.key).collect();
+    let key = Json::Text(key.to_owned());
+    let decode = |json: &Json, columns: &[&SourceColumn], format, wrapped| {
+        decode_columns(json, columns, format, wrapped).map_err(|e| e.to_string())
+    };
+    let keys = decode(&key, &keys, source.key_format, true)?.unwrap_or_default();
+    let values = decode(&json, &values, source.value_format, source.wrapped)?.unwrap_or_default();
+    let (mut keys, mut values) = (keys.into_iter(), values.into_iter());
+    let columns = source.columns.iter().map(|column| {
+        let next = if column.key { keys.next() } else { values.next() };
+        next.unwrap_or_default()
+    });
+    let position =
+        Position { rowtime: record.timestamp, partition: record.partition, offset: record.offset };
+    let pseudo = (0..pseudo_columns().len()).map(|at| position.column(at));
+    Ok(columns.chain(pseudo).collect())
 }
+

@@ -6,6 +6,7 @@ use crate::plan::Plan;
 use crate::values::Values;
 use caudal_core::money::decimal_text;
 use caudal_core::row::Value as Cell;
+use caudal_sql::codec::encode;
 use caudal_sql::decimal;
 use caudal_sql::expr::EvalError;
 use caudal_sql::json::Json;
@@ -132,7 +133,7 @@ pub(crate) fn cell(value: Value<'_>, kind: &SqlType) -> Cell {
         Value::Text(text) => Cell::Text(text.into_owned()),
         Value::Timestamp(micros) => Cell::Timestamp(micros),
         Value::Date(days) => Cell::Date(i32::try_from(days).unwrap_or(i32::MAX)),
-        other => Cell::Json(to_text(&other, kind)),
+        other => Cell::Json(encode(&other, kind).to_string()),
     }
 }
 

@@ -16,8 +16,8 @@ pub enum Values {
     /// Of a query whose aggregates are COUNT(*), and SUM, MIN and MAX of the amount: four numbers,
     /// nothing on the heap.
     Amount(Accumulator),
-    /// Of any other query.
-    General(Accumulators),
+    /// Of any other query: the number of records, and what its aggregates keep.
+    General(i64, Accumulators),
 }
 
 impl Values {
@@ -42,7 +42,16 @@ impl Values {
             offset: position.offset,
         };
         all.add(calls, row, order, errors)?;
-        Ok(Values::General(all))
+        Ok(Values::General(1, all))
+    }
+
+    /// Number of records.
+    #[must_use]
+    pub fn count(&self) -> i64 {
+        match self {
+            Values::Amount(sums) => sums.count,
+            Values::General(count, _) => *count,
+        }
     }
 
     /// Takes another group's records in.
@@ -52,7 +61,10 @@ impl Values {
     pub fn merge(&mut self, plan: &Plan, other: &Values) -> Result<(), SumOverflow> {
         match (self, other) {
             (Values::Amount(mine), Values::Amount(theirs)) => mine.merge(theirs),
-            (Values::General(mine), Values::General(theirs)) => mine.merge(plan.calls(), theirs),
+            (Values::General(count, mine), Values::General(more, theirs)) => {
+                *count = count.checked_add(*more).ok_or(SumOverflow)?;
+                mine.merge(plan.calls(), theirs)
+            }
             // Both are of the same plan.
             _ => Ok(()),
         }
@@ -69,7 +81,7 @@ impl Values {
                 Function::Max => Value::Decimal(sums.max),
                 _ => Value::Long(sums.count),
             },
-            (Values::General(all), Some(_)) => all.value(plan.calls(), index),
+            (Values::General(_, all), Some(_)) => all.value(plan.calls(), index),
         }
     }
 
@@ -77,7 +89,10 @@ impl Values {
     pub fn write(&self, out: &mut Writer) {
         match self {
             Values::Amount(sums) => sums.write(out),
-            Values::General(all) => all.write(out),
+            Values::General(count, all) => {
+                out.long(*count);
+                all.write(out);
+            }
         }
     }
 
@@ -89,7 +104,7 @@ impl Values {
         if plan.adds_amounts() {
             return Ok(Values::Amount(Accumulator::read(input)?));
         }
-        Ok(Values::General(Accumulators::read(plan.calls(), input)?))
+        Ok(Values::General(input.long()?, Accumulators::read(plan.calls(), input)?))
     }
 
     /// Bytes on the heap, about.
@@ -97,7 +112,7 @@ impl Values {
     pub fn bytes(&self) -> usize {
         match self {
             Values::Amount(_) => 0,
-            Values::General(all) => all.bytes(),
+            Values::General(_, all) => all.bytes(),
         }
     }
 }

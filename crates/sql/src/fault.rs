@@ -83,11 +83,11 @@ pub fn render_all(faults: &[Fault], file: &str, text: &str, colour: bool) -> Str
 }
 
 /// The known name that takes the fewest changes of a letter to be `given`: at most a third of its
-/// letters. Upper and lower case are the same letter.
+/// letters, rounded up. Upper and lower case are the same letter.
 #[must_use]
 pub fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     let given: Vec<char> = given.to_lowercase().chars().collect();
-    let bound = (given.len() / 3).max(1);
+    let bound = given.len().div_ceil(3);
     let scored = known.into_iter().map(|name| {
         let letters: Vec<char> = name.to_lowercase().chars().collect();
         (distance(&given, &letters), name)

@@ -38,6 +38,8 @@ pub struct Position {
     pub partition: i32,
     /// Offset there.
     pub offset: i64,
+    /// The window in its key: start and end in milliseconds.
+    pub window: Option<(i64, i64)>,
 }
 
 /// The pseudo columns, which follow the columns of every source.
@@ -54,6 +56,8 @@ impl Position {
             0 => Value::Long(self.rowtime),
             1 => Value::Long(i64::from(self.partition)),
             2 => Value::Long(self.offset),
+            3 => self.window.map_or(Value::Null, |window| Value::Long(window.0)),
+            4 => self.window.map_or(Value::Null, |window| Value::Long(window.1)),
             _ => Value::Null,
         }
     }
@@ -95,7 +99,7 @@ impl<'a> TransactionRow<'a> {
     #[must_use]
     pub fn new(valid: &'a ValidTransaction<'a>, partition: i32, offset: i64) -> TransactionRow<'a> {
         let rowtime = valid.transaction.event_time.div_euclid(1_000);
-        TransactionRow { valid, position: Position { rowtime, partition, offset } }
+        TransactionRow { valid, position: Position { rowtime, partition, offset, window: None } }
     }
 }
 

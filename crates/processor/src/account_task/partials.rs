@@ -8,7 +8,7 @@ use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::ledger::write_count;
 use caudal_core::outbox::Outbox;
 use caudal_core::partitioner::partition_of;
-use caudal_query::partials::Partial;
+use caudal_query::partials::{Partial, RawPartial};
 use caudal_query::plan::PlanFingerprint;
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub struct Message {
     /// stream time must not close a window whose partials are still to come.
     pub source: Option<Source>,
     /// Partials by query.
-    pub partials: Vec<(PlanFingerprint, Vec<Partial>)>,
+    pub partials: Vec<(PlanFingerprint, Vec<RawPartial>)>,
 }
 
 impl Message {
@@ -53,8 +53,8 @@ impl Message {
         for _ in 0..input.length()? {
             let fingerprint = input.bytes()?.try_into().map_err(|_| input.error("query"))?;
             let count = input.length()?;
-            let read: Result<Vec<Partial>, _> =
-                (0..count).map(|_| Partial::read(&mut input)).collect();
+            let read: Result<Vec<RawPartial>, _> =
+                (0..count).map(|_| RawPartial::read(&mut input)).collect();
             partials.push((fingerprint, read?));
         }
         let source = match input.boolean()? {

@@ -57,7 +57,10 @@ pub(super) fn compile(
     };
     let idle_timeout = idle_timeout(properties, faults);
     let window = select.window.as_ref().and_then(|clause| window(clause, faults));
-    let selection = selection?;
+    let mut selection = selection?;
+    if select.group_by.is_empty() && select.partition_by.is_empty() {
+        key_of_stream(&context, &mut selection);
+    }
     let key_is_new = selection.repartitions;
     let columns: Vec<SourceColumn> = selection
         .columns
@@ -217,6 +220,21 @@ fn join(context: &Context<'_>, table: &Source, faults: &mut Vec<Fault>) -> Optio
             faults.push(*fault);
             None
         }
+    }
+}
+
+/// The key of joined records is what the stream looked up, whichever side is selected: a LEFT JOIN
+/// that found nothing has a key too.
+fn key_of_stream(context: &Context<'_>, selection: &mut Selection) {
+    let Some(clause) = &context.select.join else { return };
+    let stream = RowScope { sources: context.scope.sources[..1].to_vec() };
+    let Some(key) = selection.columns.iter_mut().find(|column| column.key) else { return };
+    let sides = [&clause.on.0, &clause.on.1];
+    let bound = sides.into_iter().find_map(|side| Some((bind(side, &stream).ok()?, side.span)));
+    if let Some((expr, span)) = bound
+        && let Ok(expr) = coerce(expr, &key.value.kind, span)
+    {
+        key.value = expr;
     }
 }
 

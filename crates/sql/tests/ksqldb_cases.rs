@@ -1,0 +1,167 @@
+//! How much of ksqlDB's own behaviour this crate has, measured by ksqlDB's test cases. They are
+//! not part of this project: `KSQL_CASES` names the folder `query-validation-tests` of a checkout
+//! of confluentinc/ksql, and the test is ignored without it.
+//!
+//! `KSQL_CASES=… cargo test --release --workspace --test ksqldb_cases -- --ignored --nocapture`
+
+use caudal_sql::catalog::Catalog;
+use caudal_sql::execution::{Execution, Record};
+use caudal_sql::fault::Fault;
+use caudal_sql::json::Json;
+use caudal_sql::parser::Naming;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What became of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Same,
+    Different,
+    /// Something that docs/sql.md says is not supported.
+    OutOfSubset,
+    Refused,
+    RefusedByBoth,
+    AcceptedHereOnly,
+}
+
+fn record(json: &Json) -> Record {
+    let number = |json: Option<&Json>| json.and_then(Json::as_long);
+    let window = json.field("window").map(|window| {
+        let kind = window.field("type").and_then(Json::as_text).unwrap_or_default();
+        let bound = |name| number(window.field(name)).unwrap_or(0);
+        (bound("start"), bound("end"), kind.eq_ignore_ascii_case("session"))
+    });
+    Record {
+        topic: json.field("topic").and_then(Json::as_text).unwrap_or_default().to_owned(),
+        key: json.field("key").cloned().unwrap_or_default(),
+        value: json.field("value").cloned().unwrap_or_default(),
+        timestamp: number(json.field("timestamp")).unwrap_or(0),
+        window,
+    }
+}
+
+fn list<'j>(json: &'j Json, name: &str) -> &'j [Json] {
+    match json.field(name) {
+        Some(Json::Array(items)) => items,
+        _ => &[],
+    }
+}
+
+fn is_out_of_subset(faults: &[Fault]) -> bool {
+    faults.iter().any(|fault| {
+        ["not supported", "unknown function", "unknown property", "expected", "unknown type", "MAP"]
+            .iter()
+            .any(|word| fault.message.contains(word))
+    })
+}
+
+fn run(case: &Json, format: &str) -> (Outcome, String) {
+    let replaced = |text: &str| text.replace("{FORMAT}", format);
+    let statements: Vec<String> = list(case, "statements")
+        .iter()
+        .filter_map(Json::as_text)
+        .map(|text| replaced(text).trim_end_matches(';').to_owned())
+        .collect();
+    let text = format!("{};", statements.join(";\n"));
+    let fails = case.field("expectedException").is_some();
+    let catalog = match Catalog::compile(&text, Naming::Upper) {
+        Ok(_) if fails => return (Outcome::AcceptedHereOnly, String::new()),
+        Ok(catalog) => catalog,
+        Err(_) if fails => return (Outcome::RefusedByBoth, String::new()),
+        Err(faults) => {
+            let outcome =
+                if is_out_of_subset(&faults) { Outcome::OutOfSubset } else { Outcome::Refused };
+            return (outcome, faults[0].message.clone());
+        }
+    };
+    let mut execution = Execution::new(&catalog);
+    let mut found: BTreeMap<String, Vec<Record>> = BTreeMap::new();
+    for input in list(case, "inputs") {
+        let mut input = record(input);
+        input.topic = replaced(&input.topic);
+        match execution.process(&input) {
+            Ok(records) => {
+                records.into_iter().for_each(|r| found.entry(r.topic.clone()).or_default().push(r));
+            }
+            Err(overflow) => return (Outcome::Different, overflow.to_string()),
+        }
+    }
+    let mut expected: BTreeMap<String, Vec<&Json>> = BTreeMap::new();
+    for output in list(case, "outputs") {
+        let topic = output.field("topic").and_then(Json::as_text).unwrap_or_default();
+        expected.entry(topic.to_owned()).or_default().push(output);
+    }
+    for (topic, wanted) in &expected {
+        let none = Vec::new();
+        let records = found.get(topic).unwrap_or(&none);
+        for (at, json) in wanted.iter().enumerate() {
+            let Some(record) = records.get(at) else {
+                return (
+                    Outcome::Different,
+                    format!("no output {at}, wanted {json}\n   errors {:?}", execution.errors),
+                );
+            };
+            let written = record.to_json();
+            for field in ["key", "value", "timestamp", "window"] {
+                let wanted = json.field(field);
+                let has = written.field(field);
+                let same = match (wanted, has) {
+                    (None, _) => true,
+                    (Some(wanted), has) => wanted.means(has.unwrap_or(&Json::Null)),
+                };
+                if !same {
+                    let message = format!(
+                        "output {at}: wanted {json}\n        found {written}\n   errors {:?}",
+                        execution.errors
+                    );
+                    return (Outcome::Different, message);
+                }
+            }
+        }
+        if records.len() > wanted.len() {
+            let more = records[wanted.len()].to_json();
+            return (Outcome::Different, format!("one more output: {more}"));
+        }
+    }
+    (Outcome::Same, String::new())
+}
+
+#[test]
+#[ignore = "needs a checkout of confluentinc/ksql: KSQL_CASES"]
+fn ksqldbs_own_cases() {
+    let folder = std::env::var("KSQL_CASES").expect("KSQL_CASES names the folder of cases");
+    let only = std::env::var("KSQL_ONLY").unwrap_or_default();
+    let mut totals: BTreeMap<Outcome, usize> = BTreeMap::new();
+    let mut files: Vec<_> = std::fs::read_dir(Path::new(&folder))
+        .expect("KSQL_CASES is a folder")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect();
+    files.sort();
+    for path in files {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let Ok(json) = Json::parse(&text) else { continue };
+        let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
+        for case in list(&json, "tests") {
+            let formats: Vec<&str> = match case.field("format") {
+                Some(Json::Array(formats)) => formats.iter().filter_map(Json::as_text).collect(),
+                _ => vec![""],
+            };
+            let known = ["", "JSON", "AVRO", "DELIMITED", "KAFKA", "NONE"];
+            for format in formats.into_iter().filter(|format| known.contains(format)) {
+                let (outcome, message) = run(case, format);
+                *counts.entry(outcome).or_default() += 1;
+                *totals.entry(outcome).or_default() += 1;
+                let shown = matches!(outcome, Outcome::Different | Outcome::Refused)
+                    || (!only.is_empty() && outcome != Outcome::Same);
+                if shown && (only.is_empty() || name.contains(&only)) {
+                    let title = case.field("name").and_then(Json::as_text).unwrap_or_default();
+                    println!("- {name} / {title} [{format}] {outcome:?}: {message}");
+                }
+            }
+        }
+        println!("{name}: {counts:?}");
+    }
+    println!("all: {totals:?}");
+}
