@@ -6,7 +6,7 @@ use caudal_core::topics;
 use caudal_e2e::pipeline::Pipeline;
 use caudal_e2e::query::{self, GOLD_DIFFERENCES};
 use caudal_e2e::{rows, topic};
-use caudal_query::plan::ventas_gold;
+use caudal_query::plan::shipped_one;
 use std::time::Duration;
 
 const RECORDS: &str = "4000";
@@ -57,14 +57,14 @@ fn queries_and_rules_change_in_good_order() -> Result<()> {
     produce(&pipeline, 3)?;
     assert_refused(&pipeline, "patient", &[], "--reset-query ventas_gold")?;
     catch_up(&pipeline, "patient", &["--reset-query", "ventas_gold"])?;
-    let reset = rows::output(&pipeline.kafka, &ventas_gold())?.versions;
+    let reset = rows::output(&pipeline.kafka, &shipped_one("ventas_gold"))?.versions;
     ensure!(reset.contains_key(&2), "no row of version 2: {reset:?}");
 
     produce(&pipeline, 4)?;
     let longer = ["--dedup-horizon-s", "7200"];
     assert_refused(&pipeline, "patient", &longer, "--adopt rules")?;
     catch_up(&pipeline, "patient", &[&longer[..], &["--adopt", "rules"]].concat())?;
-    let last = rows::output(&pipeline.kafka, &ventas_gold())?.versions;
+    let last = rows::output(&pipeline.kafka, &shipped_one("ventas_gold"))?.versions;
     println!("rows of ventas_gold by version: {reset:?}, after another batch {last:?}");
     ensure!(last[&1] == reset[&1] && last[&2] > reset[&2], "versions: {reset:?} → {last:?}");
 

@@ -20,6 +20,7 @@ use caudal_e2e::rows::{self, difference, start_of};
 use caudal_e2e::topic;
 use caudal_kafka::Kafka;
 use caudal_processor::account_task::Message;
+use caudal_query::partials::RawPartial;
 use caudal_query::plan::{Emit, Plan};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -158,7 +159,7 @@ impl Skew {
             for partial in partials {
                 for start in window.starts(partial.pane).filter(|start| *start >= partial.from) {
                     let add = |to: &mut BTreeMap<String, i64>| {
-                        *to.entry(plan.name.clone()).or_default() += partial.values.count;
+                        *to.entry(plan.name.clone()).or_default() += count_of(partial, plan);
                     };
                     add(&mut self.filled);
                     if newest.is_some_and(|newest| window.is_closed(start, newest)) {
@@ -222,4 +223,9 @@ fn compare(pipeline: &Pipeline, plan: &Plan, watermark: i64) -> Result<()> {
     ensure!(late == 0, "{name}: {late} partials came too late");
     println!("{name}: {} rows equal, of {} records", output.lines.len(), output.records);
     Ok(())
+}
+
+/// Number of records behind a partial.
+fn count_of(partial: &RawPartial, plan: &Plan) -> i64 {
+    partial.clone().of(plan).map_or(0, |partial| partial.values.count())
 }

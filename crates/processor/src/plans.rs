@@ -115,7 +115,15 @@ fn changed(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::shared::TaskId;
-    use caudal_query::plan::{Plan, alertas_fraude, ventas_gold};
+    use caudal_query::plan::{Plan, SHIPPED, shipped_one};
+
+    fn ventas_gold() -> Plan {
+        shipped_one("ventas_gold")
+    }
+
+    fn alertas_fraude() -> Plan {
+        shipped_one("alertas_fraude")
+    }
 
     fn shared(plans: Vec<Plan>) -> Shared {
         Shared::new(plans, 2, 0)
@@ -136,9 +144,8 @@ mod tests {
     }
 
     fn slower() -> Plan {
-        let mut plan = ventas_gold();
-        plan.window.grace += 1;
-        plan
+        let plans = Plan::compile(&SHIPPED.replace("GRACE PERIOD 10", "GRACE PERIOD 11"));
+        plans.unwrap().into_iter().find(|plan| plan.name == "ventas_gold").unwrap()
     }
 
     #[test]

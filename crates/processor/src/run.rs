@@ -166,13 +166,15 @@ impl Process<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use caudal_query::plan::{shipped, ventas_gold};
+    use caudal_query::plan::{shipped, shipped_one};
 
     #[test]
     fn two_queries_with_one_definition_are_refused() {
         check_distinct(&shipped()).unwrap();
-        let copy = Plan { name: "copia".into(), ..ventas_gold() };
-        let error = check_distinct(&[ventas_gold(), copy]).unwrap_err().to_string();
+        let mut copy = shipped_one("ventas_gold");
+        copy.name = "copia".into();
+        let both = [shipped_one("ventas_gold"), copy];
+        let error = check_distinct(&both).unwrap_err().to_string();
         assert!(error.contains("ventas_gold and copia"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use caudal_core::row::RowSchema;
 use caudal_core::schema::{self, Schemas};
 use caudal_core::topics;
 use caudal_query::plan::{Plan, PlanFingerprint};
+use caudal_sql::catalog::Source;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt;

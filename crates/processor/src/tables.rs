@@ -148,9 +148,12 @@ fn row_of(source: &Source, key: &str, value: &[u8], record: &Record) -> Result<R
         let next = if column.key { keys.next() } else { values.next() };
         next.unwrap_or_default()
     });
-    let position =
-        Position { rowtime: record.timestamp, partition: record.partition, offset: record.offset };
+    let position = Position {
+        rowtime: record.timestamp,
+        partition: record.partition,
+        offset: record.offset,
+        window: None,
+    };
     let pseudo = (0..pseudo_columns().len()).map(|at| position.column(at));
     Ok(columns.chain(pseudo).collect())
 }
-

@@ -48,6 +48,13 @@ pub fn write_key(plan: &Plan, row: &Input<'_>, key: &mut String) -> Result<bool,
     Ok(true)
 }
 
+/// The key of the group that a record belongs to; `None` when it belongs to none.
+#[must_use]
+pub fn key_of(plan: &Plan, row: &Input<'_>) -> Option<GroupKey> {
+    let mut key = String::with_capacity(32);
+    matches!(write_key(plan, row, &mut key), Ok(true)).then(|| key.into())
+}
+
 /// Decimals as texts, because JSON readers take numbers for doubles; times as integers.
 fn push_value(out: &mut String, value: &Value<'_>, kind: &SqlType) {
     let written = match value {

@@ -70,6 +70,13 @@ impl RawPartial {
         Ok(RawPartial { group, pane, from, values: input.bytes()?.into() })
     }
 
+    /// Its group, with the start of each of its windows.
+    pub fn starts(&self, window: &Window) -> impl Iterator<Item = (&str, i64)> {
+        let first = self.from.max(window.first_start(self.pane));
+        let starts = window.starts(self.pane).filter(move |start| *start >= first);
+        starts.map(|start| (&*self.group, start))
+    }
+
     /// As a partial of a query.
     ///
     /// # Errors

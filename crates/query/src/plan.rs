@@ -31,6 +31,19 @@ pub struct Join {
     pub left: bool,
 }
 
+/// An aggregate over the amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
+    /// `COUNT(*)`.
+    Count,
+    /// `SUM(amount)`.
+    Sum,
+    /// `MIN(amount)`.
+    Min,
+    /// `MAX(amount)`.
+    Max,
+}
+
 /// Identity of a query's definition.
 pub type PlanFingerprint = [u8; 8];
 
@@ -52,6 +65,7 @@ pub struct Plan {
     schema: Arc<RowSchema>,
     is_local: bool,
     adds_amounts: bool,
+    amounts: Option<Vec<(String, Amount)>>,
     fingerprint: PlanFingerprint,
 }
 
@@ -132,6 +146,7 @@ impl Plan {
             emit: aggregation.emit,
             idle_timeout: query.idle_timeout,
             adds_amounts: adds_amounts(aggregation),
+            amounts: amounts(&query, aggregation),
             is_local,
             join,
             fingerprint,
@@ -166,6 +181,18 @@ impl Plan {
     #[must_use]
     pub fn adds_amounts(&self) -> bool {
         self.adds_amounts
+    }
+
+    /// The columns after the group's, where each is nothing but COUNT(*), or SUM, MIN or MAX of the
+    /// amount, and the group is made of texts; `None` for a query that selects anything else.
+    #[must_use]
+    pub fn amounts(&self) -> Option<&[(String, Amount)]> {
+        self.amounts.as_deref()
+    }
+
+    /// Names of the grouping columns in the output rows.
+    pub fn group_names(&self) -> impl Iterator<Item = &str> {
+        self.query.columns.iter().filter(|c| c.key).map(|c| c.name.as_str())
     }
 
     /// Whether the group contains the partition key, so that all its records are in one partition.
@@ -277,6 +304,25 @@ fn adds_amounts(aggregation: &Aggregation) -> bool {
     })
 }
 
+fn amounts(query: &Query, aggregation: &Aggregation) -> Option<Vec<(String, Amount)>> {
+    let texts = aggregation.group_by.iter().all(|expr| expr.kind == SqlType::String);
+    if !adds_amounts(aggregation) || !texts || aggregation.window.is_none() {
+        return None;
+    }
+    let first = aggregation.group_by.len() + 2;
+    let selected = query.columns.iter().filter(|c| !c.key).map(|column| {
+        let call = aggregation.calls.get(column.value.as_column()?.checked_sub(first)?)?;
+        let amount = match call.function {
+            Function::Sum => Amount::Sum,
+            Function::Min => Amount::Min,
+            Function::Max => Amount::Max,
+            _ => Amount::Count,
+        };
+        Some((column.name.clone(), amount))
+    });
+    selected.collect()
+}
+
 /// Whether a selected column is a count, or a sum, least or greatest of a column that every
 /// transaction has.
 fn is_never_null(selected: &Expr, aggregation: &Aggregation) -> bool {
@@ -317,4 +363,72 @@ pub fn shipped() -> Vec<Plan> {
     Plan::compile(SHIPPED).unwrap_or_else(|faults| {
         panic!("{}", caudal_sql::fault::render_all(&faults, "config/queries.sql", SHIPPED, false))
     })
+}
+
+/// A shipped query by name.
+///
+/// # Panics
+/// When there is none of that name.
+#[must_use]
+pub fn shipped_one(name: &str) -> Plan {
+    let found = shipped().into_iter().find(|plan| plan.name == name);
+    found.unwrap_or_else(|| panic!("no shipped query is named {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_core::schema::{Schemas, sorted_json};
+
+    /// The sink reads rows by the schema files; the plans must produce exactly those.
+    #[test]
+    fn shipped_plans_have_the_shipped_schemas() {
+        let schemas = Schemas::shipped();
+        let json = |name| sorted_json(&shipped_one(name).row_schema().to_json());
+        assert_eq!(json("ventas_gold"), schemas.ventas_gold.json);
+        assert_eq!(json("alertas_fraude"), schemas.alertas_fraude.json);
+    }
+
+    fn plan(text: &str) -> Plan {
+        let plans = Plan::compile(text);
+        plans.unwrap_or_else(|f| panic!("{f:?}")).remove(0)
+    }
+
+    const GOLD: &str = "CREATE TABLE g WITH (IDLE_TIMEOUT='1 HOUR') AS SELECT merchant_id, \
+        COUNT(*) AS n FROM transacciones_validas WINDOW TUMBLING (SIZE 1 MINUTE) \
+        WHERE kind = 'PURCHASE' GROUP BY merchant_id EMIT CHANGES;";
+
+    /// State outlives versions: the same definition must keep its fingerprint.
+    #[test]
+    fn the_fingerprint_is_that_of_the_definition() {
+        let print = |text: &str| plan(text).fingerprint();
+        assert_eq!(shipped_one("ventas_gold").fingerprint(), GOLDEN);
+        let layout = GOLD.replace("TABLE g", "TABLE h").replace("'1 HOUR'", "'2 HOURS'");
+        assert_eq!(print(&layout), print(GOLD));
+        let changes = [
+            ("'PURCHASE'", "'REFUND'"),
+            ("GROUP BY merchant_id", "GROUP BY merchant_id HAVING COUNT(*) > 1"),
+            ("1 MINUTE", "2 MINUTES"),
+            ("EMIT CHANGES", "EMIT FINAL"),
+            ("COUNT(*)", "COUNT(country)"),
+        ];
+        for (from, to) in changes {
+            assert_ne!(print(&GOLD.replace(from, to)), print(GOLD), "{to}");
+        }
+    }
+
+    const GOLDEN: [u8; 8] = [220, 50, 123, 84, 180, 24, 116, 98];
+
+    #[test]
+    fn only_groups_with_the_account_are_local() {
+        assert!(shipped_one("alertas_fraude").is_local());
+        assert!(!shipped_one("ventas_gold").is_local());
+    }
+
+    #[test]
+    fn what_the_engine_does_not_run_is_said_with_its_place() {
+        let text = GOLD.replace("TUMBLING (SIZE 1 MINUTE)", "SESSION (1 MINUTE)");
+        let faults = Plan::compile(&text).unwrap_err();
+        assert!(faults[0].message.contains("SESSION"), "{faults:?}");
+    }
 }

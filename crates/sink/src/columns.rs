@@ -26,6 +26,12 @@ pub enum Cell<'a> {
     },
     /// timestamptz, microseconds since 1970.
     Timestamp(i64),
+    /// date, days since 1970.
+    Date(i32),
+    /// double precision, its bits.
+    Double(u64),
+    /// boolean.
+    Boolean(bool),
     /// jsonb.
     Json(String),
     /// text[].
@@ -65,6 +71,9 @@ impl Cell<'_> {
                 ));
             }
             Cell::Timestamp(micros) => out.timestamptz(*micros),
+            Cell::Date(days) => out.date(*days),
+            Cell::Double(bits) => out.float8(f64::from_bits(*bits)),
+            Cell::Boolean(value) => out.boolean(*value),
             Cell::Json(json) => out.jsonb(json),
             Cell::Texts(texts) => {
                 texts.iter().try_for_each(|text| without_nul(text).map(|_| ()))?;
@@ -260,8 +269,13 @@ fn query_row<'a>(
     cells.extend(constant.map(|text| Cell::Text(Cow::Owned(text.to_owned()))));
     for (column, value) in schema.columns.iter().zip(values) {
         cells.push(match (value, column.kind) {
+            (Value::Null, _) => Cell::Null,
             (Value::Text(text), _) => Cell::Text(Cow::Owned(text)),
             (Value::Long(number), _) => Cell::Long(number),
+            (Value::Double(number), _) => Cell::Double(number.to_bits()),
+            (Value::Boolean(value), _) => Cell::Boolean(value),
+            (Value::Date(days), _) => Cell::Date(days),
+            (Value::Json(json), _) => Cell::Json(json),
             (Value::Timestamp(micros), _) => Cell::Timestamp(micros),
             (Value::Decimal(nano), ColumnType::Decimal { scale: 9 }) => {
                 let (units, scale) = trim_nano(nano, exponent);

@@ -12,6 +12,8 @@ const EPOCH_2000: i64 = 946_684_800_000_000;
 /// beyond what 64 bits of microseconds since 1970 can say.
 pub const FIRST_TIMESTAMP: i64 = -210_866_803_200_000_000;
 const OID_TEXT: u32 = 25;
+/// Days from 1970-01-01 to 2000-01-01.
+const DAYS_TO_2000: i32 = 10_957;
 
 /// Appends tuples, field by field, in the order of the columns.
 #[derive(Debug, Default, Clone)]
@@ -59,6 +61,21 @@ impl Tuples {
     /// timestamptz from microseconds since 1970; not before [`FIRST_TIMESTAMP`].
     pub fn timestamptz(&mut self, micros: i64) {
         self.int8(micros.saturating_sub(EPOCH_2000));
+    }
+
+    /// date from days since 1970.
+    pub fn date(&mut self, days: i32) {
+        self.int4(days.saturating_sub(DAYS_TO_2000));
+    }
+
+    /// double precision.
+    pub fn float8(&mut self, value: f64) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// boolean.
+    pub fn boolean(&mut self, value: bool) {
+        self.bytes(&[u8::from(value)]);
     }
 
     /// jsonb from its text (version 1 of the binary form).

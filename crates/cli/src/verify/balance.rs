@@ -162,8 +162,8 @@ impl<'k> Balance<'k> {
             for (fingerprint, partials) in &message.partials {
                 let is_ours = |q: &&mut Query| q.plan.fingerprint() == *fingerprint;
                 let Some(query) = windows.queries.iter_mut().find(is_ours) else { continue };
-                for row in partials.iter().flat_map(|p| p.rows(&query.plan.window, i64::MAX)) {
-                    let key = row_key(&row.group, row.start);
+                for row in partials.iter().flat_map(|p| p.starts(&query.plan.window)) {
+                    let key = row_key(&query.plan, row.0, row.1);
                     query.in_flight.insert(super::identity::half(&key));
                 }
             }

@@ -18,6 +18,7 @@ use caudal_core::reject::{Reason, Rejection};
 use caudal_core::time::MINUTE;
 use caudal_core::transaction::ValidTransaction;
 use caudal_core::validate::validate;
+use caudal_query::input::Input;
 use caudal_query::plan::Plan;
 use rustc_hash::FxHashMap;
 
@@ -365,9 +366,11 @@ impl<'a> Audit<'a> {
             let source = differences.at(source);
             differences.say(format!("{at} {id}: differs from its cause {source}"));
         }
+        let row = Input::new(valid, entry.place.partition(), entry.source);
         let is_late = |plan: &&Plan| {
             let mut starts = plan.window.starts(t.event_time);
-            plan.takes(valid) && starts.any(|start| plan.window.is_closed(start, lane.stream_time))
+            plan.takes(&row).unwrap_or(false)
+                && starts.any(|start| plan.window.is_closed(start, lane.stream_time))
         };
         let late_for = plans.iter().filter(is_late).map(|plan| plan.name.as_str());
         let expected = late_bits(&self.names, late_for);
@@ -414,8 +417,9 @@ impl<'a> Audit<'a> {
             return Ok(());
         }
         self.again.count += 1;
+        let row = Input::new(valid, entry.place.partition(), entry.source);
         for (at, plan) in self.plans.iter().enumerate() {
-            let counted = plan.takes(valid) && entry.late & (1 << at) == 0;
+            let counted = plan.takes(&row).unwrap_or(false) && entry.late & (1 << at) == 0;
             self.again.by_query[at] += u64::from(counted);
         }
         self.again.sums.add(valid.currency, valid.transaction.amount)

@@ -7,6 +7,7 @@ use caudal_core::decode::{Record, decode};
 use caudal_core::time::to_rfc3339;
 use caudal_core::transaction::Transaction;
 use caudal_query::group::{key_of, row_key};
+use caudal_query::input::Input;
 use caudal_query::plan::Plan;
 use std::collections::HashMap;
 
@@ -71,8 +72,9 @@ impl Names<'_> {
         let record = self.records.get(&place)?;
         let (valid, _) = read_valid(record.value.as_deref(), self.valid_schema).ok()?;
         let plan = self.plans.get(query)?;
-        let group = key_of(plan, &valid, "");
-        let keys = plan.window.starts(valid.transaction.event_time).map(|s| row_key(&group, s));
+        let group = key_of(plan, &Input::new(&valid, place.partition(), place.offset()))?;
+        let starts = plan.window.starts(valid.transaction.event_time);
+        let keys = starts.map(|start| row_key(plan, &group, start));
         let found = keys.into_iter().find(|text| half(text) == *key)?;
         Some(window_name(&String::from_utf8_lossy(&found)))
     }

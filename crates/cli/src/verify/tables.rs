@@ -8,7 +8,7 @@ use super::refused::{Refused, Row as DeadRow};
 use anyhow::{Context as _, Result};
 use caudal_core::money::Sums;
 use caudal_core::row::Value;
-use caudal_query::plan::{Function, Plan};
+use caudal_query::plan::{Amount, Plan};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
 use std::collections::BTreeMap;
@@ -179,10 +179,10 @@ impl Snapshot {
         mut take: impl FnMut(Vec<Option<Value>>) -> Result<()>,
     ) -> Result<()> {
         let (table, rule) = table_of(plan);
-        let groups =
-            plan.group_by.iter().map(|column| format!("\"{}\"", plan.column_name(*column)));
-        let aggregates = plan.aggregates.iter().map(|(alias, function)| match function {
-            Function::Count => format!("\"{alias}\""),
+        let amounts = plan.amounts().unwrap_or_default();
+        let groups = plan.group_names().map(|column| format!("\"{column}\""));
+        let aggregates = amounts.iter().map(|(alias, amount)| match amount {
+            Amount::Count => format!("\"{alias}\""),
             _ => format!("\"{alias}\"::text"),
         });
         let columns: Vec<String> = groups
@@ -191,7 +191,7 @@ impl Snapshot {
             .collect();
         let only = rule.map_or_else(String::new, |rule| format!(" WHERE rule = '{rule}'"));
         let query = format!("SELECT {} FROM \"{table}\"{only}", columns.join(", "));
-        let count = plan.group_by.len();
+        let count = plan.group_by().len();
         let row = |row: &PgRow| {
             let mut values = Vec::with_capacity(columns.len());
             for at in 0..count {
@@ -200,9 +200,9 @@ impl Snapshot {
             for at in count..count + 2 {
                 values.push(Some(Value::Timestamp(row.try_get(at)?)));
             }
-            for (at, (_, function)) in (count + 2..).zip(&plan.aggregates) {
-                values.push(match function {
-                    Function::Count => Some(Value::Long(row.try_get(at)?)),
+            for (at, (_, amount)) in (count + 2..).zip(amounts) {
+                values.push(match amount {
+                    Amount::Count => Some(Value::Long(row.try_get(at)?)),
                     _ => parse_nano(&row.try_get::<String, _>(at)?).map(Value::Decimal),
                 });
             }

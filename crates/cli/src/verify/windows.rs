@@ -16,8 +16,10 @@ use caudal_core::schema::{id_of, sorted_json};
 use caudal_core::transaction::ValidTransaction;
 use caudal_query::aggregate::Accumulator;
 use caudal_query::group::{key_of, row_key};
+use caudal_query::input::Input;
 use caudal_query::panes::PaneState;
-use caudal_query::plan::{Function, Plan};
+use caudal_query::plan::{Amount, Plan};
+use caudal_query::values::Values;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// What a group and window adds up to, and a record that shows its name.
@@ -83,7 +85,7 @@ pub struct Windows {
 
 impl Query {
     fn new(plan: Plan, partitions: usize) -> Query {
-        let schema = plan.row_schema();
+        let schema = plan.row_schema().clone();
         Query {
             schema_id: id_of(&sorted_json(&schema.to_json())),
             schema,
@@ -98,29 +100,30 @@ impl Query {
         }
     }
 
-    fn selects(&self, function: Function) -> bool {
-        self.plan.aggregates.iter().any(|(_, f)| *f == function)
+    fn selects(&self, amount: Amount) -> bool {
+        self.plan.amounts().unwrap_or_default().iter().any(|(_, selected)| *selected == amount)
     }
 
     /// The aggregates that the query selects; the others are 0.
     fn selected(&self, mut values: Accumulator) -> Accumulator {
-        values.count = if self.selects(Function::Count) { values.count } else { 0 };
-        values.sum = if self.selects(Function::Sum) { values.sum } else { 0 };
-        values.min = if self.selects(Function::Min) { values.min } else { 0 };
-        values.max = if self.selects(Function::Max) { values.max } else { 0 };
+        values.count = if self.selects(Amount::Count) { values.count } else { 0 };
+        values.sum = if self.selects(Amount::Sum) { values.sum } else { 0 };
+        values.min = if self.selects(Amount::Min) { values.min } else { 0 };
+        values.max = if self.selects(Amount::Max) { values.max } else { 0 };
         values
     }
 
     fn add_global(
         &mut self,
-        valid: &ValidTransaction<'_>,
+        row: &Input<'_>,
         stream_time: i64,
         is_late: bool,
         place: Place,
     ) -> Result<(), SumOverflow> {
+        let valid = row.valid();
         let window = self.plan.window;
         let one = Accumulator::of(valid.transaction.amount.nano());
-        let group = key_of(&self.plan, valid, "");
+        let Some(group) = key_of(&self.plan, row) else { return Ok(()) };
         let mut any = false;
         for start in window.starts(valid.transaction.event_time) {
             // Where the beginning is cut, the stream time is not known, but the record says whether
@@ -130,7 +133,7 @@ impl Query {
                 continue;
             }
             any = true;
-            match self.expected.entry(half(&row_key(&group, start))) {
+            match self.expected.entry(half(&row_key(&self.plan, &group, start))) {
                 std::collections::hash_map::Entry::Occupied(mut slot) => {
                     slot.get_mut().values.merge(&one)?;
                 }
@@ -149,20 +152,22 @@ impl Query {
     fn add_local(
         &mut self,
         partition: usize,
-        valid: &ValidTransaction<'_>,
+        row: &Input<'_>,
         stream_time: i64,
         place: Place,
     ) -> Result<(), SumOverflow> {
         let Some(panes) = self.panes.get_mut(partition) else { return Ok(()) };
-        let added = panes.add(&self.plan, valid, "", stream_time)?;
+        let added = panes.add(&self.plan, row, stream_time)?;
         // Every true row of this record: the last ones are taken after each.
         let mut rows = added.first_rows;
         rows.extend(panes.take_last_rows());
         panes.commit(&self.plan, stream_time);
         self.taken += 1;
         for row in rows {
-            let key = half(&row_key(&row.group, row.start));
-            self.expected.insert(key, Figures { values: row.values, place });
+            let key = half(&row_key(&self.plan, &row.group, row.start));
+            if let Values::Amount(values) = row.values {
+                self.expected.insert(key, Figures { values, place });
+            }
         }
         Ok(())
     }
@@ -188,7 +193,7 @@ impl Query {
     /// Key and aggregates of a row in the order of the query's columns. `None` when its window is
     /// none of the query's.
     pub fn of_row(&self, row: &[Value]) -> Option<(Vec<u8>, Accumulator)> {
-        let groups = self.plan.group_by.len();
+        let groups = self.plan.group_by().len();
         let texts: Vec<&str> = row.iter().take(groups).filter_map(text_of).collect();
         let (Some(Value::Timestamp(start)), Some(Value::Timestamp(end))) =
             (row.get(groups), row.get(groups + 1))
@@ -200,28 +205,29 @@ impl Query {
             return None;
         }
         let mut values = Accumulator { count: 0, sum: 0, min: 0, max: 0 };
-        for ((_, function), value) in self.plan.aggregates.iter().zip(row.iter().skip(groups + 2)) {
-            match (function, value) {
-                (Function::Count, Value::Long(count)) => values.count = *count,
-                (Function::Sum, Value::Decimal(nano)) => values.sum = *nano,
-                (Function::Min, Value::Decimal(nano)) => values.min = *nano,
-                (Function::Max, Value::Decimal(nano)) => values.max = *nano,
+        let amounts = self.plan.amounts().unwrap_or_default();
+        for ((_, amount), value) in amounts.iter().zip(row.iter().skip(groups + 2)) {
+            match (amount, value) {
+                (Amount::Count, Value::Long(count)) => values.count = *count,
+                (Amount::Sum, Value::Decimal(nano)) => values.sum = *nano,
+                (Amount::Min, Value::Decimal(nano)) => values.min = *nano,
+                (Amount::Max, Value::Decimal(nano)) => values.max = *nano,
                 _ => return None,
             }
         }
         let group = serde_json::to_string(&texts).ok()?;
-        Some((row_key(&group, *start), values))
+        Some((row_key(&self.plan, &group, *start), values))
     }
 
     /// The aggregates in words: `ventas 3, total 12.50`.
     pub fn words(&self, values: &Accumulator) -> String {
-        let figure = |(alias, function): &(String, Function)| match function {
-            Function::Count => format!("{alias} {}", values.count),
-            Function::Sum => format!("{alias} {}", nano_text(values.sum, 2)),
-            Function::Min => format!("{alias} {}", nano_text(values.min, 2)),
-            Function::Max => format!("{alias} {}", nano_text(values.max, 2)),
+        let figure = |(alias, amount): &(String, Amount)| match amount {
+            Amount::Count => format!("{alias} {}", values.count),
+            Amount::Sum => format!("{alias} {}", nano_text(values.sum, 2)),
+            Amount::Min => format!("{alias} {}", nano_text(values.min, 2)),
+            Amount::Max => format!("{alias} {}", nano_text(values.max, 2)),
         };
-        self.plan.aggregates.iter().map(figure).collect::<Vec<_>>().join(", ")
+        self.plan.amounts().unwrap_or_default().iter().map(figure).collect::<Vec<_>>().join(", ")
     }
 
     /// Compares the topic with what the records of `transacciones_validas` add up to. Where
@@ -324,17 +330,18 @@ impl Windows {
         let Some(stream_time) = self.stream_times.get_mut(partition) else { return Ok(()) };
         *stream_time = (*stream_time).max(valid.transaction.event_time);
         let stream_time = *stream_time;
+        let row = Input::new(valid, place.partition(), place.offset());
         for (at, query) in self.queries.iter_mut().enumerate() {
-            if !query.plan.takes(valid) {
+            if !query.plan.takes(&row).unwrap_or(false) {
                 continue;
             }
             let is_late = late & (1 << at) != 0;
             query.late += u64::from(is_late);
             if query.plan.is_local() {
-                query.add_local(partition, valid, stream_time, place)?;
+                query.add_local(partition, &row, stream_time, place)?;
             } else {
                 let believed = is_late && !self.whole.get(partition).is_some_and(|whole| *whole);
-                query.add_global(valid, stream_time, believed, place)?;
+                query.add_global(&row, stream_time, believed, place)?;
             }
         }
         Ok(())

@@ -175,6 +175,8 @@ fn pack(
 mod tests {
     use super::*;
     use caudal_query::aggregate::Accumulator;
+    use caudal_query::plan::shipped_one;
+    use caudal_query::values::Values;
 
     #[test]
     fn only_the_last_record_of_a_commit_moves_the_stream_time() {
@@ -182,18 +184,19 @@ mod tests {
             group: "[\"m\",\"EUR\"]".into(),
             pane,
             from: pane,
-            values: Accumulator::of(pane.into()),
+            values: Values::Amount(Accumulator::of(pane.into())),
         };
         let partials = vec![([1; 8], (0..5).map(partial).collect()), ([2; 8], vec![partial(9)])];
         let source = Source { stream_time: 7, idle: 0 };
         let values = values(3, source, &partials, 30);
         assert!(values.len() > 1);
+        let plan = shipped_one("ventas_gold");
         let read: Vec<Message> =
             values.iter().map(|v| Message::read(v).expect("message")).collect();
         let all: Vec<(PlanFingerprint, Partial)> = read
             .iter()
             .flat_map(|m| &m.partials)
-            .flat_map(|(f, list)| list.iter().map(|p| (*f, p.clone())))
+            .flat_map(|(f, list)| list.iter().map(|p| (*f, p.clone().of(&plan).expect("values"))))
             .collect();
         let sent: Vec<(PlanFingerprint, Partial)> =
             partials.iter().flat_map(|(f, list)| list.iter().map(|p| (*f, p.clone()))).collect();

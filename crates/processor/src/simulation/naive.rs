@@ -18,7 +18,8 @@ pub struct Loss {
 /// Of one query, whose windows must be tumbling.
 pub fn loss(played: &Played, spec: &Spec) -> Loss {
     let cluster = played.world.cluster();
-    let fingerprint = spec.plan().fingerprint();
+    let plan = spec.plan();
+    let fingerprint = plan.fingerprint();
     let mut loss = Loss::default();
     for (_, log) in cluster.partitions(topics::PARCIALES) {
         let mut now = i64::MIN;
@@ -27,7 +28,8 @@ pub fn loss(played: &Played, spec: &Spec) -> Loss {
             let message = Message::read(value).expect("partials");
             let ours = message.partials.iter().filter(|(query, _)| *query == fingerprint);
             for partial in ours.flat_map(|(_, partials)| partials) {
-                let count = partial.values.count.unsigned_abs();
+                let values = partial.clone().of(&plan).expect("of this query").values;
+                let count = values.count().unsigned_abs();
                 loss.all += count;
                 loss.lost += if spec.is_closed(partial.pane, now) { count } else { 0 };
             }

@@ -1,12 +1,14 @@
 //! The queries of the simulation, said twice: as the reference reads them, and as plans.
 
-use super::TABLE;
 use super::reference::Row;
 use caudal_core::row::Value;
 use caudal_core::time::{MINUTE, SECOND};
-use caudal_core::transaction::Kind;
-use caudal_query::plan::{Emit, Function, GroupColumn, Having, Join, Plan};
-use caudal_query::window::Window;
+use caudal_query::plan::Plan;
+use caudal_sql::fault::render_all;
+
+/// The reference table ([`super::TABLE`]).
+const TABLE_SQL: &str = "CREATE TABLE comercios (id STRING PRIMARY KEY, rubro STRING) \
+    WITH (KAFKA_TOPIC='comercios', KEY_FORMAT='KAFKA', VALUE_FORMAT='JSON');\n";
 
 /// A column that a query groups by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,31 +47,52 @@ impl Spec {
         self.group.contains(&Column::Joined)
     }
 
-    /// The same as a plan.
-    pub fn plan(&self) -> Plan {
+    /// The same as a statement.
+    pub fn sql(&self) -> String {
         let column = |column: &Column| match column {
-            Column::Account => GroupColumn::AccountId,
-            Column::Merchant => GroupColumn::MerchantId,
-            Column::Currency => GroupColumn::Currency,
-            Column::Joined => GroupColumn::Joined,
+            Column::Account => "account_id",
+            Column::Merchant => "merchant_id",
+            Column::Currency => "currency",
+            Column::Joined => "rubro",
         };
-        let names = ["ventas", "total", "minimo", "maximo"];
-        let functions = [Function::Count, Function::Sum, Function::Min, Function::Max];
-        Plan {
-            name: self.name.to_owned(),
-            kind: self.purchases_only.then_some(Kind::Purchase),
-            group_by: self.group.iter().map(column).collect(),
-            window: Window { size: self.size, advance: self.advance, grace: self.grace },
-            aggregates: names.map(str::to_owned).into_iter().zip(functions).collect(),
-            having: self.having.map(|(count_above, sum_above)| Having { count_above, sum_above }),
-            emit: if self.emit_final { Emit::Final } else { Emit::Changes },
-            idle_timeout: self.idle,
-            join: self.joins().then(|| Join {
-                table: TABLE.to_owned(),
-                key: GroupColumn::MerchantId,
-                left: false,
-                column: "rubro".to_owned(),
-            }),
+        let group: Vec<&str> = self.group.iter().map(column).collect();
+        let group = group.join(", ");
+        let seconds = |micros: i64| micros / SECOND;
+        let window = match self.size == self.advance {
+            true => format!("TUMBLING (SIZE {} SECONDS", seconds(self.size)),
+            false => format!(
+                "HOPPING (SIZE {} SECONDS, ADVANCE BY {} SECONDS",
+                seconds(self.size),
+                seconds(self.advance)
+            ),
+        };
+        let idle = self.idle.map(|idle| format!("WITH (IDLE_TIMEOUT='{} SECONDS')", seconds(idle)));
+        let join = if self.joins() { "JOIN comercios c ON s.merchant_id = c.id" } else { "" };
+        let filter = if self.purchases_only { "WHERE kind = 'PURCHASE'" } else { "" };
+        let having = self.having.map(|(count, sum)| {
+            format!("HAVING COUNT(*) > {count} OR SUM(amount) > {}", sum / 1_000_000_000)
+        });
+        let emit = if self.emit_final { "FINAL" } else { "CHANGES" };
+        format!(
+            "CREATE TABLE {} {} AS SELECT {group}, COUNT(*) AS ventas, SUM(amount) AS total, \
+             MIN(amount) AS minimo, MAX(amount) AS maximo FROM transacciones_validas s {join} \
+             WINDOW {window}, GRACE PERIOD {} SECONDS) {filter} GROUP BY {group} {} EMIT {emit};",
+            self.name,
+            idle.unwrap_or_default(),
+            seconds(self.grace),
+            having.unwrap_or_default()
+        )
+    }
+
+    /// The same as a plan.
+    ///
+    /// # Panics
+    /// When the statement is wrong.
+    pub fn plan(&self) -> Plan {
+        let text = format!("{TABLE_SQL}{}", self.sql());
+        match Plan::compile(&text) {
+            Ok(mut plans) => plans.remove(0),
+            Err(faults) => panic!("{}", render_all(&faults, self.name, &text, false)),
         }
     }
 

@@ -1,16 +1,16 @@
 use super::*;
-use crate::aggregate::Accumulator;
+use crate::input::Input;
 use crate::partials::Partials;
-use crate::plan::{Emit, ventas_gold};
-use crate::sample::valid;
+use crate::plan::Emit;
+use crate::sample::{one, valid, ventas_gold};
+use crate::values::Values;
 use crate::window::Window;
 use caudal_core::time::{MINUTE, SECOND};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 fn partial(start: i64, nano: i128) -> Partial {
-    let values = Accumulator::of(nano);
-    Partial { group: "[\"m\",\"EUR\"]".into(), pane: start, from: start, values }
+    Partial { group: "[\"m\",\"EUR\"]".into(), pane: start, from: start, values: one(nano) }
 }
 
 #[test]
@@ -19,7 +19,8 @@ fn merges_until_the_watermark_closes_the_window() {
     let mut state = MergeState::default();
     assert_eq!(state.merge(&plan, &partial(0, 1), i64::MIN), Ok(Merged::Merged));
     assert_eq!(state.merge(&plan, &partial(0, 2), MINUTE), Ok(Merged::Merged));
-    assert_eq!(state.changed_rows(&plan).expect("sum")[0].values.sum, 3);
+    let values = &state.changed_rows(&plan).expect("sum")[0].values;
+    assert_eq!(values.result(&plan, 1), caudal_sql::value::Value::Decimal(3));
     let closing = MINUTE + plan.window.grace;
     state.commit(&plan, closing - 1);
     assert!(state.changed_rows(&plan).expect("sum").is_empty());
@@ -42,7 +43,8 @@ fn the_last_change_before_a_window_closes_is_emitted() {
 
 #[test]
 fn a_closed_window_stays_closed_when_the_watermark_falls() {
-    let plan = Plan { emit: Emit::Final, ..ventas_gold() };
+    let mut plan = ventas_gold();
+    plan.emit = Emit::Final;
     let mut state = MergeState::default();
     state.commit(&plan, 10 * MINUTE);
     assert_eq!(state.merge(&plan, &partial(0, 4), 0), Ok(Merged::TooLate));
@@ -68,23 +70,25 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 fn plans() -> impl Strategy<Value = Plan> {
     let shapes = [(1, 60, 10), (6, 10, 10), (3, 30, 0), (1, 20, 40)];
     (prop::sample::select(shapes.to_vec()), any::<bool>()).prop_map(
-        |((panes, advance, grace), is_final)| Plan {
-            window: Window::hopping(panes * advance * SECOND, advance * SECOND, grace * SECOND),
-            emit: if is_final { Emit::Final } else { Emit::Changes },
-            ..ventas_gold()
+        |((panes, advance, grace), is_final)| {
+            let mut plan = ventas_gold();
+            plan.window =
+                Window::hopping(panes * advance * SECOND, advance * SECOND, grace * SECOND);
+            plan.emit = if is_final { Emit::Final } else { Emit::Changes };
+            plan
         },
     )
 }
 
-type Totals = BTreeMap<(i64, String), Accumulator>;
+type Totals = BTreeMap<(i64, String), Values>;
 
-fn add_to(totals: &mut Totals, start: i64, group: &str, values: &Accumulator) {
+fn add_to(plan: &Plan, totals: &mut Totals, start: i64, group: &str, values: &Values) {
     match totals.entry((start, group.to_owned())) {
         std::collections::btree_map::Entry::Occupied(mut slot) => {
-            slot.get_mut().merge(values).expect("sum");
+            slot.get_mut().merge(plan, values).expect("sum");
         }
         std::collections::btree_map::Entry::Vacant(slot) => {
-            slot.insert(*values);
+            slot.insert(values.clone());
         }
     }
 }
@@ -111,15 +115,16 @@ fn stage_1(plan: &Plan, steps: &[Step]) -> ([Vec<Message>; SOURCES], Totals) {
         *stream_time = time.max(*stream_time);
         // A batch that aborts leaves nothing.
         let mut aborted = partials.clone();
-        aborted.add(plan, &record, "", *stream_time).expect("sum");
+        let row = Input::new(&record, 0, 0);
+        aborted.add(plan, &row, *stream_time).expect("sum");
         aborted.rollback();
         assert!(aborted.take().is_empty());
-        let late = partials.add(plan, &record, "", *stream_time).expect("sum");
+        let late = partials.add(plan, &row, *stream_time).expect("sum").late;
         let starts: Vec<i64> = plan.window.starts(time).collect();
         assert_eq!(late, starts.iter().any(|s| plan.window.is_closed(*s, *stream_time)));
         for start in starts.into_iter().filter(|s| !plan.window.is_closed(*s, *stream_time)) {
-            let one = Accumulator::of(record.transaction.amount.nano());
-            add_to(&mut totals, start, &format!("[\"m{group}\",\"EUR\"]"), &one);
+            let one = one(record.transaction.amount.nano());
+            add_to(plan, &mut totals, start, &format!("[\"m{group}\",\"EUR\"]"), &one);
         }
     }
     (messages, totals)
@@ -142,7 +147,7 @@ impl Stage2<'_> {
         self.stream_times.iter().copied().min().unwrap_or(i64::MIN).saturating_add(self.ahead)
     }
 
-    fn apply(&mut self) -> Vec<(i64, crate::group::GroupKey, Accumulator)> {
+    fn apply(&mut self) -> Vec<(i64, crate::group::GroupKey, Values)> {
         let mut late = Vec::new();
         for (source, (stream_time, partials)) in self.batch.clone() {
             for partial in &partials {
@@ -169,8 +174,9 @@ impl Stage2<'_> {
         self.stream_times = before;
         let late = self.apply();
         assert_eq!(tried, late);
-        late.iter()
-            .for_each(|(start, group, values)| add_to(&mut self.late, *start, group, values));
+        for (start, group, values) in &late {
+            add_to(self.plan, &mut self.late, *start, group, values);
+        }
         let watermark = self.watermark();
         let rows = match self.plan.emit {
             Emit::Changes => self.state.changed_rows(self.plan).expect("sum"),
@@ -183,7 +189,7 @@ impl Stage2<'_> {
         }
         self.log.extend(self.state.changed());
         self.state = MergeState::default();
-        self.log.iter().for_each(|entry| self.state.restore(entry));
+        self.log.iter().for_each(|entry| self.state.restore(entry.clone()));
         self.state.commit(self.plan, watermark);
         self.batch.clear();
     }
@@ -242,7 +248,7 @@ proptest! {
         let stage = stage_2(&plan, messages, &turns, ahead * SECOND);
         let mut sum = stage.rows.clone();
         for ((start, group), values) in &stage.late {
-            add_to(&mut sum, *start, group, values);
+            add_to(&plan, &mut sum, *start, group, values);
         }
         if plan.emit == Emit::Final {
             let end = stage.watermark();

@@ -1,6 +1,7 @@
 use super::*;
-use crate::plan::{Having, alertas_fraude};
-use crate::sample::valid;
+use crate::input::Input;
+use crate::plan::SHIPPED;
+use crate::sample::{alertas_fraude, one, valid};
 use crate::window::Window;
 use caudal_core::time::SECOND;
 use proptest::prelude::*;
@@ -15,7 +16,7 @@ fn account(event: &Event) -> String {
 
 fn add(state: &mut PaneState, plan: &Plan, event: &Event, stream_time: i64) -> Added {
     let record = valid(&account(event), event.1 * SECOND, event.2);
-    state.add(plan, &record, "", stream_time).expect("sum")
+    state.add(plan, &Input::new(&record, 0, 0), stream_time).expect("sum")
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -31,25 +32,34 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
+/// `alertas_fraude` with lower limits, or none.
+fn alerts(has_having: bool) -> Plan {
+    let having = "HAVING COUNT(*) > 10 OR SUM(amount) > 10000";
+    assert!(SHIPPED.contains(having));
+    let lower = if has_having { "HAVING COUNT(*) > 3 OR SUM(amount) > 4000" } else { "" };
+    let plans = Plan::compile(&SHIPPED.replace(having, lower)).expect("a query");
+    plans.into_iter().find(Plan::is_local).expect("the local one")
+}
+
 fn plans() -> impl Strategy<Value = Plan> {
     let shapes = [(6, 10, 0), (6, 10, 10), (1, 60, 10), (3, 7, 25), (1, 5, 0)];
     (prop::sample::select(shapes.to_vec()), any::<bool>(), any::<bool>()).prop_map(
-        |((panes, advance, grace), has_having, is_final)| Plan {
-            window: Window::hopping(panes * advance * SECOND, advance * SECOND, grace * SECOND),
-            having: has_having
-                .then_some(Having { count_above: 3, sum_above: 4_000 * 1_000_000_000 }),
-            emit: if is_final { Emit::Final } else { Emit::Changes },
-            ..alertas_fraude()
+        |((panes, advance, grace), has_having, is_final)| {
+            let mut plan = alerts(has_having);
+            plan.window =
+                Window::hopping(panes * advance * SECOND, advance * SECOND, grace * SECOND);
+            plan.emit = if is_final { Emit::Final } else { Emit::Changes };
+            plan
         },
     )
 }
 
-type Rows = BTreeMap<(i64, String), Accumulator>;
+type Rows = BTreeMap<(i64, String), Values>;
 
-fn total<'e>(events: impl Iterator<Item = &'e Event>) -> Option<Accumulator> {
+fn total<'e>(plan: &Plan, events: impl Iterator<Item = &'e Event>) -> Option<Values> {
     let mut total = None;
     for event in events {
-        merge_into(&mut total, &Accumulator::of(i128::from(event.2) * 10_000_000)).expect("sum");
+        merge_into(plan, &mut total, &one(i128::from(event.2) * 10_000_000)).expect("sum");
     }
     total
 }
@@ -66,8 +76,8 @@ fn naive(plan: &Plan, events: &[Event]) -> Rows {
         times.push(now);
         for start in window.starts(event.1 * SECOND).filter(|s| !window.is_closed(*s, now)) {
             let group = events[..=i].iter().filter(|e| e.0 == event.0 && holds(start, e));
-            let values = total(group).expect("this record");
-            if plan.emit == Emit::Changes && plan.having_holds(&values) {
+            let values = total(plan, group).expect("this record");
+            if plan.emit == Emit::Changes && plan.having_holds("", start, &values) {
                 rows.insert((start, account(event)), values);
             }
         }
@@ -78,8 +88,8 @@ fn naive(plan: &Plan, events: &[Event]) -> Rows {
             let in_time = events.iter().zip(&times).filter(|(e, now)| {
                 e.0 == event.0 && holds(start, e) && !window.is_closed(start, **now)
             });
-            let values = total(in_time.map(|(e, _)| e));
-            if let Some(values) = values.filter(|values| plan.having_holds(values)) {
+            let values = total(plan, in_time.map(|(e, _)| e));
+            if let Some(values) = values.filter(|values| plan.having_holds("", start, values)) {
                 rows.insert((start, account(event)), values);
             }
         }
@@ -129,7 +139,7 @@ fn run(plan: &Plan, events: &[Event], every: usize, retries: bool, restores: boo
         }
         if restores {
             state = PaneState::default();
-            log.iter().for_each(|entry| state.restore(entry));
+            log.iter().for_each(|entry| state.restore(entry.clone()));
             state.commit(plan, stream_time);
         }
     }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::partials::RawPartial;
+use crate::sample::{one, ventas_gold};
 use proptest::prelude::*;
 
 const WINDOW: Window = Window { size: 30, advance: 10, grace: 5 };
@@ -14,13 +16,12 @@ fn batches() -> impl Strategy<Value = Vec<Batch>> {
 }
 
 fn apply(table: &mut Table, batch: &Batch, time: i64) {
-    let open = WINDOW.first_open(time);
+    let (open, plan) = (WINDOW.first_open(time), ventas_gold());
     for (group, ahead, missed, amount) in &batch.0 {
         let pane = open + ahead * WINDOW.advance;
         let from = (WINDOW.first_start(pane) + missed * WINDOW.advance).max(open);
         let group = table.intern(&format!("[\"{group}\"]"));
-        let one = Accumulator::of(i128::from(*amount));
-        table.add(group, (pane, from), &one).expect("sum");
+        table.add(&plan, group, (pane, from), one(i128::from(*amount))).expect("sum");
     }
 }
 
@@ -129,7 +130,8 @@ proptest! {
         let (mut restored, mut input) =
             (Table::default(), caudal_core::avro::Reader::new(&log));
         while !input.is_at_end() {
-            restored.restore(&Partial::read(&mut input).expect("written"));
+            let raw = RawPartial::read(&mut input).expect("written");
+            restored.restore(raw.of(&ventas_gold()).expect("written"));
         }
         restored.commit(&WINDOW, time);
         let sorted = |table: &Table| {
@@ -147,6 +149,6 @@ fn a_damaged_partial_is_an_error() {
     out.string("[\"m\"]");
     out.long(60);
     out.long(-60);
-    Accumulator::of(1).write(&mut out);
-    assert!(Partial::read(&mut caudal_core::avro::Reader::new(&out.into_bytes())).is_err());
+    out.bytes(&[0]);
+    assert!(RawPartial::read(&mut caudal_core::avro::Reader::new(&out.into_bytes())).is_err());
 }

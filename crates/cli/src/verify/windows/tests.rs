@@ -5,8 +5,15 @@ use crate::verify::window_rows::WindowRows;
 use caudal_core::headers;
 use caudal_core::money::Currency;
 use caudal_core::time::{MINUTE, SECOND};
-use caudal_query::group::row;
-use caudal_query::plan::{alertas_fraude, ventas_gold};
+use caudal_query::plan::shipped_one;
+
+fn ventas_gold() -> Plan {
+    shipped_one("ventas_gold")
+}
+
+fn alertas_fraude() -> Plan {
+    shipped_one("alertas_fraude")
+}
 
 fn valid(account: &str, units: i64, event_time: i64) -> ValidTransaction<'static> {
     let transaction = purchase("t", account, units, event_time);
@@ -43,11 +50,11 @@ fn nano(cents: i128) -> i128 {
 fn gold(offset: i64, number: u64, start: i64, values: &Accumulator) -> Record {
     let plan = ventas_gold();
     let query = Query::new(plan.clone(), 1);
-    let columns = row(&plan, GROUP, start, values).expect("row");
+    let columns = plan.row(GROUP, start, &Values::Amount(*values)).expect("row");
     let header = |name: &str, text: String| (name.to_owned(), text.into_bytes().into());
     Record {
         offset,
-        key: Some(row_key(GROUP, start).into()),
+        key: Some(row_key(&ventas_gold(), GROUP, start).into()),
         value: Some(query.schema.encode(query.schema_id, &columns).into()),
         headers: vec![
             header(headers::TASK, "2-0".into()),
@@ -144,7 +151,7 @@ fn late_partials_add_to_the_total() {
 #[test]
 fn windows_that_stage_2_has_yet_to_merge_are_not_judged() {
     let mut windows = windows(ventas_gold());
-    windows.queries[0].in_flight.insert(half(&row_key(GROUP, MINUTE)));
+    windows.queries[0].in_flight.insert(half(&row_key(&ventas_gold(), GROUP, MINUTE)));
     assert!(judged(&mut windows, &[gold(0, 0, 0, &first_minute())]).is_empty());
 }
 
@@ -155,7 +162,13 @@ fn a_table_is_compared_with_what_the_sink_has_stored() {
     let mut differences = observe(&mut windows, false, &records);
     let query = &windows.queries[0];
     let cells = |start: i64, values: &Accumulator| -> Vec<Option<Value>> {
-        row(&query.plan, GROUP, start, values).expect("row").into_iter().map(Some).collect()
+        query
+            .plan
+            .row(GROUP, start, &Values::Amount(*values))
+            .expect("row")
+            .into_iter()
+            .map(Some)
+            .collect()
     };
     let cut = cut();
     let mut rows = WindowRows::new(&cut, 0, query);
