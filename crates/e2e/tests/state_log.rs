@@ -15,7 +15,7 @@ use caudal_kafka::Kafka;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
 use caudal_processor::block::{Assembler, Entry, task_of};
-use caudal_query::partials::Partial;
+use caudal_query::partials::RawPartial;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +88,7 @@ fn live_bytes(kafka: &Kafka, listen: &str) -> Result<f64> {
                     "dedup"
                 }
                 Entry::Accumulator(place) => {
-                    Partial::read(input)?.write(&mut out);
+                    RawPartial::read(input)?.write(&mut out);
                     &block.head.plans[place].name
                 }
             };

@@ -344,9 +344,9 @@ impl AccountTask {
         errors: &[EvalError],
         outbox: &mut Outbox,
     ) {
-        if errors.is_empty() {
+        let Some(topic) = query.errors_topic.as_ref().filter(|_| !errors.is_empty()) else {
             return;
-        }
+        };
         self.counts.query_errors += 1;
         let what: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let (transaction, position) = (&row.valid().transaction, row.position());
@@ -360,7 +360,7 @@ impl AccountTask {
         self.at.outputs.emit(
             outbox,
             Output {
-                topic: &query.errors_topic,
+                topic,
                 partition: self.id.partition,
                 key: Some(transaction.account_id.as_bytes().to_vec()),
                 value: Some(value.to_string().into_bytes()),

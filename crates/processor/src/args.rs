@@ -44,6 +44,9 @@ pub struct Args {
     /// window and its grace
     #[arg(long, env = "CAUDAL_DEDUP_HORIZON_S", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(70..=604_800))]
     pub dedup_horizon_s: u32,
+    /// The continuous queries [default: config/queries.sql where it exists, else the one built in]
+    #[arg(long, env = "CAUDAL_QUERIES", value_name = "FILE.sql")]
+    pub queries: Option<PathBuf>,
     /// Engine threads; each has its own consumer and producer, and at most 6 partitions' tasks are
     /// of use to one
     #[arg(long, env = "CAUDAL_THREADS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]

@@ -11,11 +11,12 @@ use crate::topics_check::check_topics;
 use anyhow::{Result, anyhow};
 use caudal_kafka::args::Kafka;
 use caudal_kafka::consumer::Limits;
-use caudal_query::plan::Plan;
+use caudal_query::plan::{Plan, SHIPPED};
 use caudal_service::exit::Usage;
 use caudal_service::http::{Readiness, serve};
 use caudal_service::instance::Instance;
 use caudal_service::metrics::registry;
+use caudal_service::queries;
 use caudal_service::shutdown::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +28,14 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How often to look whether everything is caught up.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// Runs the shipped queries until it is asked to stop, or has caught up.
+/// Runs the queries of the file until it is asked to stop, or has caught up.
 ///
 /// # Errors
 /// What cannot be waited out: see the message.
 pub fn run(args: &Args) -> Result<()> {
-    run_plans(args, caudal_query::plan::shipped())
+    let text = queries::text(args.queries.as_deref(), SHIPPED)?;
+    let plans = Plan::compile_file(&text.name, &text.sql).map_err(Usage)?;
+    run_plans(args, plans)
 }
 
 /// Runs these queries until it is asked to stop, or has caught up.

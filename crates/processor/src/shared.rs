@@ -79,8 +79,8 @@ pub struct Query {
     pub topic: Arc<str>,
     /// Topic of partials that came too late.
     pub late_topic: Arc<str>,
-    /// Topic of records for which an expression has no value.
-    pub errors_topic: Arc<str>,
+    /// Topic of records for which an expression has no value, where that can be.
+    pub errors_topic: Option<Arc<str>>,
     /// Schema of the rows.
     pub row_schema: RowSchema,
     /// Its id.
@@ -96,7 +96,7 @@ impl Query {
         Query {
             topic: plan.name.as_str().into(),
             late_topic: plan.late_topic().into(),
-            errors_topic: plan.errors_topic().into(),
+            errors_topic: plan.errors_topic().map(Into::into),
             row_schema,
             schema_id,
             fingerprint: plan.fingerprint(),

@@ -1,4 +1,5 @@
-//! The topics that must be there before the engine starts.
+//! The topics that must be there before the engine starts. Those of queries are made here, like the
+//! sink topics of ksqlDB: as many partitions and replicas as `transacciones`.
 
 use crate::shared::{Shared, Stage};
 use anyhow::{Context as _, Result};
@@ -20,6 +21,8 @@ const TOPICS_PATIENCE: Duration = Duration::from_secs(10);
 /// The topic that is missing, or has another partition count.
 pub fn check_topics(kafka: &Kafka, shared: &Shared) -> Result<i32> {
     let until = Instant::now() + TOPICS_PATIENCE;
+    let found = wait_for_topics(kafka)?;
+    create_missing(kafka, shared, &found)?;
     loop {
         match partition_count(&wait_for_topics(kafka)?, shared) {
             Err(error) if Instant::now() < until => {
@@ -29,6 +32,38 @@ pub fn check_topics(kafka: &Kafka, shared: &Shared) -> Result<i32> {
             other => return other,
         }
     }
+}
+
+/// Rows are compacted by their key; late partials and errors are kept for a month.
+fn create_missing(
+    kafka: &Kafka,
+    shared: &Shared,
+    found: &BTreeMap<String, admin::Topic>,
+) -> Result<()> {
+    let Some(like) = found.get(&*shared.input_topic) else { return Ok(()) };
+    let admin = admin::Admin::connect(kafka)?;
+    let late = shared.global.iter().map(|query| (&query.late_topic, "delete"));
+    let queries = || shared.queries(Stage::Account);
+    let rows = queries().map(|query| (&query.topic, "compact,delete"));
+    let errors = queries().filter_map(|q| q.errors_topic.as_ref()).map(|topic| (topic, "delete"));
+    for (topic, policy) in rows.chain(late).chain(errors) {
+        if found.contains_key(&**topic) {
+            continue;
+        }
+        let config = [
+            ("cleanup.policy", policy),
+            ("retention.ms", "2592000000"),
+            ("max.message.bytes", "1114112"),
+        ];
+        tracing::info!(%topic, "the topic of a query is made");
+        admin.create(&admin::Topic {
+            name: topic.to_string(),
+            partitions: like.partitions,
+            replication: like.replication,
+            config: config.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        })?;
+    }
+    Ok(())
 }
 
 fn partition_count(found: &BTreeMap<String, admin::Topic>, shared: &Shared) -> Result<i32> {
@@ -48,7 +83,8 @@ fn partition_count(found: &BTreeMap<String, admin::Topic>, shared: &Shared) -> R
     ];
     let rows = shared.queries(Stage::Account).map(|query| &query.topic);
     let late = shared.global.iter().map(|query| &query.late_topic);
-    for topic in own.into_iter().chain(rows).chain(late) {
+    let errors = shared.queries(Stage::Account).filter_map(|query| query.errors_topic.as_ref());
+    for topic in own.into_iter().chain(rows).chain(late).chain(errors) {
         let count = partitions(topic)?;
         if count != expected {
             return Err(Usage(format!(

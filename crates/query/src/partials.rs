@@ -70,6 +70,14 @@ impl RawPartial {
         Ok(RawPartial { group, pane, from, values: input.bytes()?.into() })
     }
 
+    /// Writes it as it was read.
+    pub fn write(&self, out: &mut Writer) {
+        out.string(&self.group);
+        out.long(self.pane);
+        out.long(self.pane - self.from);
+        out.bytes(&self.values);
+    }
+
     /// Its group, with the start of each of its windows.
     pub fn starts(&self, window: &Window) -> impl Iterator<Item = (&str, i64)> {
         let first = self.from.max(window.first_start(self.pane));

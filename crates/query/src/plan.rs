@@ -9,7 +9,7 @@ use caudal_sql::ast::{SourceKind, WindowKind};
 use caudal_sql::catalog::{Aggregation, Catalog, Query, Source, TRANSACTIONS};
 use caudal_sql::definition::canonical;
 use caudal_sql::expr::{EvalError, Expr};
-use caudal_sql::fault::Fault;
+use caudal_sql::fault::{Fault, render_all};
 use caudal_sql::parser::Naming;
 use caudal_sql::row::transaction_columns;
 use caudal_sql::types::SqlType;
@@ -85,6 +85,14 @@ impl Plan {
             }
         }
         if faults.is_empty() { Ok(plans) } else { Err(faults) }
+    }
+
+    /// As [`Plan::compile`], with the faults as a text that shows them in the file.
+    ///
+    /// # Errors
+    /// That text.
+    pub fn compile_file(file: &str, text: &str) -> Result<Vec<Plan>, String> {
+        Plan::compile(text).map_err(|faults| render_all(&faults, file, text, false))
     }
 
     fn of(
@@ -259,10 +267,14 @@ impl Plan {
         format!("{}_tardias", self.name)
     }
 
-    /// The topic that keeps the records for which an expression has no value.
+    /// The topic that keeps the records for which an expression has no value; `None` for a query
+    /// whose expressions always have one.
     #[must_use]
-    pub fn errors_topic(&self) -> String {
-        format!("{}_errores", self.name)
+    pub fn errors_topic(&self) -> Option<String> {
+        let join = self.query.join.iter().map(|join| &join.key);
+        let arguments = self.calls().iter().filter_map(|call| call.argument.as_ref());
+        let mut read = self.query.filter.iter().chain(join).chain(self.group_by()).chain(arguments);
+        read.any(Expr::may_fail).then(|| format!("{}_errores", self.name))
     }
 
     /// The schema of its output rows.
@@ -360,9 +372,7 @@ fn fingerprint(definition: &str, join: Option<&Join>) -> PlanFingerprint {
 /// When the shipped file is wrong, which a test rules out.
 #[must_use]
 pub fn shipped() -> Vec<Plan> {
-    Plan::compile(SHIPPED).unwrap_or_else(|faults| {
-        panic!("{}", caudal_sql::fault::render_all(&faults, "config/queries.sql", SHIPPED, false))
-    })
+    Plan::compile_file("config/queries.sql", SHIPPED).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 /// A shipped query by name.

@@ -6,5 +6,6 @@ pub mod exit;
 pub mod http;
 pub mod instance;
 pub mod metrics;
+pub mod queries;
 pub mod shutdown;
 pub mod telemetry;

@@ -13,6 +13,10 @@ pub struct Args {
     /// Which topic goes to which table [default: built in, as config/sink.toml]
     #[arg(long, env = "CAUDAL_SINK_CONFIG", value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
+    /// The continuous queries, whose rows become tables
+    /// [default: config/queries.sql where it exists, else the one built in]
+    #[arg(long, env = "CAUDAL_QUERIES", value_name = "FILE.sql")]
+    pub queries: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub kafka: KafkaArgs,

@@ -3,7 +3,8 @@
 use crate::columns::{SUPPLIED, Shape, TRANSACTION_COLUMNS, Table};
 use crate::dead_letter;
 use caudal_core::row::RowSchema;
-use caudal_core::schema::Schemas;
+use caudal_core::schema::{Schemas, id_of, sorted_json};
+use caudal_query::plan::Plan;
 use caudal_service::exit::Usage;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -142,6 +143,15 @@ impl Config {
         Config::parse(&text, &name)
     }
 
+    /// Adds a way for every query that the file does not name: its rows go to a table of its name,
+    /// the last row of each key.
+    pub fn add_queries(&mut self, plans: &[Plan]) {
+        for plan in plans {
+            let topic: Arc<str> = plan.name.as_str().into();
+            self.routes.entry(Arc::clone(&topic)).or_insert_with(|| query_route(topic, plan));
+        }
+    }
+
     /// Reads the text of a file of that name.
     ///
     /// # Errors
@@ -161,6 +171,23 @@ impl Config {
             routes.insert(Arc::clone(&route.topic), route);
         }
         Ok(Config { routes, batch_records: parsed.batch.size, linger_ms: parsed.linger.ms })
+    }
+}
+
+fn query_route(topic: Arc<str>, plan: &Plan) -> Route {
+    let schema = plan.row_schema().clone();
+    let columns: Vec<String> = schema.columns.iter().map(|column| column.name.clone()).collect();
+    let keys: Vec<&str> = plan.key_columns().collect();
+    let key: Vec<usize> =
+        (0..columns.len()).filter(|at| keys.contains(&columns[*at].as_str())).collect();
+    let compared = (0..columns.len()).filter(|at| !key.contains(at)).collect();
+    let schema_id = id_of(&sorted_json(&schema.to_json()));
+    Route {
+        topic,
+        table: Table { name: plan.name.clone(), columns, key, compared },
+        shape: Shape::Row { schema, schema_id, constant: None },
+        mode: InsertMode::Upsert,
+        compacted: true,
     }
 }
 

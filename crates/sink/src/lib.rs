@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod migrations;
 pub mod postgres;
+pub mod query_tables;
 pub mod run;
 pub mod store;
 pub mod watchdog;

@@ -37,8 +37,7 @@ pub fn migrate(database_url: &str) -> Result<Vec<&'static str>, Fault> {
 /// # Errors
 /// As [`migrate`]; the db_tx is then still open.
 pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, Fault> {
-    connection.execute("BEGIN").await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *connection).await?;
+    begin_locked(connection).await?;
     // Asked first: IF NOT EXISTS would need the right to create even where there is nothing to do.
     let exists: bool = sqlx::query_scalar("SELECT to_regclass('caudal_migrations') IS NOT NULL")
         .fetch_one(&mut *connection)
@@ -77,6 +76,16 @@ pub async fn apply(connection: &mut PgConnection) -> Result<Vec<&'static str>, F
     }
     connection.execute("COMMIT").await?;
     Ok(applied)
+}
+
+/// Begins a db_tx that changes the schema: one at a time in the whole database.
+///
+/// # Errors
+/// A [`Fault`]; the db_tx is then still open.
+pub async fn begin_locked(connection: &mut PgConnection) -> Result<(), Fault> {
+    connection.execute("BEGIN").await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *connection).await?;
+    Ok(())
 }
 
 fn check(number: i32, name: &str, sha256: &str) -> Result<(), Fault> {

@@ -14,10 +14,12 @@ use caudal_kafka::TopicPartition;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::consumer::{Change, GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::offsets::Offsets;
-use caudal_service::exit::Halt;
+use caudal_query::plan::{Plan, SHIPPED};
+use caudal_service::exit::{Halt, Usage};
 use caudal_service::http::{self, Readiness};
 use caudal_service::instance::Instance;
 use caudal_service::metrics::registry;
+use caudal_service::queries;
 use caudal_service::shutdown::Shutdown;
 use rand::Rng as _;
 use std::collections::BTreeMap;
@@ -42,7 +44,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// # Errors
 /// What the exit codes say: wrong arguments, a halt, or a failure that does not pass.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let config = Config::read(args.config.as_deref())?;
+    let mut config = Config::read(args.config.as_deref())?;
+    let text = queries::text(args.queries.as_deref(), SHIPPED)?;
+    config.add_queries(&Plan::compile_file(&text.name, &text.sql).map_err(Usage)?);
     let registry = registry("caudal-sink")?;
     let metrics = Metrics::register(&registry, &config)?;
     let readiness = Readiness::starting();
@@ -63,6 +67,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let Some(applied) = applied else { return Ok(()) };
     for name in applied {
         tracing::info!(name, "migration applied");
+    }
+    let made = outside
+        .patiently("PostgreSQL", || database.create_tables(&config.routes))
+        .context("cannot make the tables of the queries")?;
+    let Some(made) = made else { return Ok(()) };
+    for what in made {
+        tracing::info!("{what}");
     }
     let offsets = Offsets::connect(&kafka, Isolation::ReadUncommitted, GROUP)?;
     let counted = outside.patiently("Kafka", || {

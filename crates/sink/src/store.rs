@@ -168,6 +168,27 @@ impl Database {
         applied
     }
 
+    /// Makes and widens the tables of queries; see [`crate::query_tables::apply`]. One program at a
+    /// time: under the lock of the migrations.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub fn create_tables(
+        &mut self,
+        routes: &BTreeMap<std::sync::Arc<str>, crate::config::Route>,
+    ) -> Result<Vec<String>, Fault> {
+        let made = self.run(async |session| {
+            crate::migrations::begin_locked(&mut session.connection).await?;
+            let made = crate::query_tables::apply(&mut session.connection, routes.values()).await?;
+            session.connection.execute("COMMIT").await?;
+            Ok(made)
+        });
+        if made.is_err() {
+            self.session = None;
+        }
+        made
+    }
+
     fn run<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Fault>,

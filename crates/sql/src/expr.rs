@@ -141,6 +141,26 @@ impl Expr {
         Ok(matches!(self.eval(row)?, Value::Boolean(true)))
     }
 
+    /// Whether it may have no value for some record: it computes something.
+    #[must_use]
+    pub fn may_fail(&self) -> bool {
+        let any = |exprs: &[Expr]| exprs.iter().any(Expr::may_fail);
+        match &self.node {
+            Node::Literal(_) | Node::Column(_) | Node::MapEntry { .. } => false,
+            Node::Not(value) | Node::IsNull { value, .. } => value.may_fail(),
+            Node::And(left, right) | Node::Or(left, right) | Node::Compare { left, right, .. } => {
+                left.may_fail() || right.may_fail()
+            }
+            Node::In { value, list } => value.may_fail() || any(list),
+            Node::Case { whens, otherwise } => {
+                let when = whens.iter().any(|(c, value)| c.may_fail() || value.may_fail());
+                when || otherwise.as_ref().is_some_and(|value| value.may_fail())
+            }
+            Node::Coalesce(values) | Node::Array(values) | Node::Struct(values) => any(values),
+            Node::Arithmetic { .. } | Node::Call { .. } | Node::Map(_) => true,
+        }
+    }
+
     /// The column that it is, if it is nothing but one.
     #[must_use]
     pub fn as_column(&self) -> Option<usize> {

@@ -4,7 +4,8 @@ use super::reference::Row;
 use caudal_core::row::Value;
 use caudal_core::time::{MINUTE, SECOND};
 use caudal_query::plan::Plan;
-use caudal_sql::fault::render_all;
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// The reference table ([`super::TABLE`]).
 const TABLE_SQL: &str = "CREATE TABLE comercios (id STRING PRIMARY KEY, rubro STRING) \
@@ -89,11 +90,17 @@ impl Spec {
     /// # Panics
     /// When the statement is wrong.
     pub fn plan(&self) -> Plan {
-        let text = format!("{TABLE_SQL}{}", self.sql());
-        match Plan::compile(&text) {
-            Ok(mut plans) => plans.remove(0),
-            Err(faults) => panic!("{}", render_all(&faults, self.name, &text, false)),
+        thread_local! {
+            static COMPILED: RefCell<HashMap<String, Plan>> = RefCell::default();
         }
+        let text = format!("{TABLE_SQL}{}", self.sql());
+        COMPILED.with_borrow_mut(|compiled| {
+            let plan = compiled.entry(text).or_insert_with_key(|text| {
+                let plans = Plan::compile_file(self.name, text);
+                plans.unwrap_or_else(|faults| panic!("{faults}")).remove(0)
+            });
+            plan.clone()
+        })
     }
 
     /// The aggregates of an output row of this query.
