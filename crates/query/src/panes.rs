@@ -81,17 +81,18 @@ impl PaneState {
         let pane = plan.window.pane(row.event_time());
         let first = plan.window.first_start(pane);
         let open = first.max(plan.window.first_open(stream_time));
-        let mut added = Added { late: open > first, ..Added::default() };
-        if open > pane {
-            return Ok(added);
-        }
+        let mut added = Added::default();
         match write_key(plan, row, &mut self.key) {
             Ok(true) => {}
-            Ok(false) => return Ok(Added::default()),
+            Ok(false) => return Ok(added),
             Err(error) => {
                 added.errors.push(error);
-                return Ok(Added { late: false, ..added });
+                return Ok(added);
             }
+        }
+        added.late = open > first;
+        if open > pane {
+            return Ok(added);
         }
         let one = Values::of(plan, row, &mut added.errors)?;
         let group = self.table.intern(&self.key);

@@ -127,14 +127,14 @@ impl Partials {
         let pane = plan.window.pane(row.event_time());
         let first = plan.window.first_start(pane);
         let from = first.max(plan.window.first_open(stream_time));
-        let mut taken = Taken { late: from > first, errors: Vec::new() };
-        if from > pane {
-            return Ok(taken);
-        }
         match write_key(plan, row, &mut self.key) {
             Ok(true) => {}
             Ok(false) => return Ok(Taken::default()),
             Err(error) => return Ok(Taken { late: false, errors: vec![error] }),
+        }
+        let mut taken = Taken { late: from > first, errors: Vec::new() };
+        if from > pane {
+            return Ok(taken);
         }
         let one = Values::of(plan, row, &mut taken.errors)?;
         let group = self.table.intern(&self.key);

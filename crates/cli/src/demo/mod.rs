@@ -97,7 +97,7 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         "every record is a row or a dead letter; reading all topics and tables again to prove it",
     );
     let stored = report::stored(&database_url).await?;
-    let sheet = verify::balance(&kafka, &database_url, DEDUP_HORIZON_S).await?;
+    let sheet = verify::balance(&kafka, &database_url, DEDUP_HORIZON_S, None).await?;
     let lines = lines_sent(&stack)?.unwrap_or(lines);
     println!("\n{}", sheet.text());
     report::print(&stack, &stored, lines, steps.begun.elapsed(), drained)?;

@@ -27,7 +27,7 @@ use caudal_processor::account_task::Message;
 use caudal_processor::block::{Assembler, task_of};
 use caudal_processor::shared::{Shared, Stage, TaskId};
 use caudal_query::group::row_key;
-use caudal_query::plan::{Plan, shipped};
+use caudal_query::plan::{Emit, Plan};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -45,19 +45,46 @@ pub struct Balance<'k> {
     sheet: Sheet,
 }
 
+/// Whether the rows of a query are computed again from its records: those of windowed counts, sums,
+/// least and greatest amounts, emitted with each change, without a join.
+pub fn is_recomputed(plan: &Plan) -> bool {
+    plan.amounts().is_some() && plan.join.is_none() && plan.emit == Emit::Changes
+}
+
+fn not_recomputed(plans: &[Plan]) -> Vec<String> {
+    let others: Vec<&str> =
+        plans.iter().filter(|plan| !is_recomputed(plan)).map(|plan| plan.name.as_str()).collect();
+    if others.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "rows not computed again (other aggregates, a join, EMIT FINAL): {}",
+        others.join(", ")
+    )]
+}
+
 impl<'k> Balance<'k> {
     /// Takes it.
     ///
     /// # Errors
     /// When something cannot be read.
-    pub async fn take(kafka: &'k Kafka, database_url: &str, horizon_s: u32) -> Result<Sheet> {
-        let mut balance = Balance::begin(kafka, database_url, horizon_s).await?;
+    pub async fn take(
+        kafka: &'k Kafka,
+        database_url: &str,
+        horizon_s: u32,
+        plans: Vec<Plan>,
+    ) -> Result<Sheet> {
+        let mut balance = Balance::begin(kafka, database_url, horizon_s, plans).await?;
         balance.read_and_judge().await?;
         balance.finish().await
     }
 
-    async fn begin(kafka: &'k Kafka, database_url: &str, horizon_s: u32) -> Result<Balance<'k>> {
-        let plans = shipped();
+    async fn begin(
+        kafka: &'k Kafka,
+        database_url: &str,
+        horizon_s: u32,
+        plans: Vec<Plan>,
+    ) -> Result<Balance<'k>> {
         let topics = Topics::of(&plans);
         let mut cut = Cut { horizon: i64::from(horizon_s) * SECOND, ..Cut::default() };
         let mut snapshot = Snapshot::take(database_url).await?;
@@ -72,12 +99,12 @@ impl<'k> Balance<'k> {
             snapshot,
             cut,
             names: plans.iter().map(|plan| plan.name.clone()).collect(),
-            plans,
             schemas: Schemas::shipped(),
             differences: Differences::new(topics),
             refused,
             sink,
-            sheet: Sheet::default(),
+            plans: plans.clone(),
+            sheet: Sheet { notes: not_recomputed(&plans), ..Sheet::default() },
         })
     }
 
@@ -169,7 +196,7 @@ impl<'k> Balance<'k> {
             }
             Ok(())
         })?;
-        for (at, plan) in self.plans.iter().enumerate() {
+        for (at, plan) in self.plans.iter().enumerate().filter(|(_, plan)| is_recomputed(plan)) {
             for late in [false, true] {
                 if late && plan.is_local() {
                     continue;
@@ -205,6 +232,9 @@ impl<'k> Balance<'k> {
     /// Stage 2's counters: what it has merged is what the queries have taken.
     fn compare_group(&mut self, ledger: &GroupLedger, windows: &Windows) {
         let global = || windows.queries.iter().filter(|query| !query.plan.is_local());
+        if !global().all(|query| is_recomputed(&query.plan)) {
+            return;
+        }
         if global().any(|q| !q.in_flight.is_empty()) || self.cut.any_cut(VALID) {
             return;
         }
@@ -366,7 +396,8 @@ impl<'k> Balance<'k> {
     async fn compare_windows(&mut self, windows: &Windows) -> Result<()> {
         // The sink comes last on the sheet.
         let sink = self.sheet.hops.pop();
-        for (at, query) in windows.queries.iter().enumerate() {
+        let recomputed = |(_, query): &(usize, &Query)| is_recomputed(&query.plan);
+        for (at, query) in windows.queries.iter().enumerate().filter(recomputed) {
             let mut rows = WindowRows::new(&self.cut, at, query);
             let (meter, differences) = (&mut self.reading.meter, &mut self.differences);
             self.snapshot

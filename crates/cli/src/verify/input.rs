@@ -18,6 +18,7 @@ use caudal_core::reject::{Reason, Rejection};
 use caudal_core::time::MINUTE;
 use caudal_core::transaction::ValidTransaction;
 use caudal_core::validate::validate;
+use caudal_query::group::key_of;
 use caudal_query::input::Input;
 use caudal_query::plan::Plan;
 use rustc_hash::FxHashMap;
@@ -369,12 +370,17 @@ impl<'a> Audit<'a> {
         let row = Input::new(valid, entry.place.partition(), entry.source);
         let is_late = |plan: &&Plan| {
             let mut starts = plan.window.starts(t.event_time);
-            plan.takes(&row).unwrap_or(false)
+            plan.join.is_none()
+                && plan.takes(&row).unwrap_or(false)
+                && key_of(plan, &row).is_some()
                 && starts.any(|start| plan.window.is_closed(start, lane.stream_time))
         };
         let late_for = plans.iter().filter(is_late).map(|plan| plan.name.as_str());
         let expected = late_bits(&self.names, late_for);
-        if expected != entry.late && self.cut.is_whole(entry.place.partition()) {
+        // Which records a join takes is not known here.
+        let joined = (0..).zip(plans).filter(|(_, plan)| plan.join.is_some());
+        let joined = joined.fold(0, |bits: u32, (at, _)| bits | 1 << at);
+        if expected != entry.late & !joined && self.cut.is_whole(entry.place.partition()) {
             let queries = |bits: u32| {
                 let of =
                     |(at, name): (usize, &String)| (bits & (1 << at) != 0).then(|| name.clone());

@@ -30,8 +30,11 @@ mod windows;
 
 use anyhow::{Result, bail};
 use caudal_kafka::KafkaArgs;
+use caudal_query::plan::{Plan, SHIPPED};
+use caudal_service::exit::Usage;
 use clap::Args;
 pub use sheet::Sheet;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `caudal verify`.
 #[derive(Debug, Args)]
@@ -48,6 +51,10 @@ pub struct VerifyArgs {
     /// --dedup-horizon-s
     #[arg(long, env = "CAUDAL_DEDUP_HORIZON_S", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(70..=604_800))]
     dedup_horizon_s: u32,
+    /// The continuous queries that the processor runs
+    /// [default: config/queries.sql where it exists, else the one built in]
+    #[arg(long, env = "CAUDAL_QUERIES", value_name = "FILE.sql")]
+    queries: Option<PathBuf>,
 }
 
 /// Prints the sheet.
@@ -60,7 +67,8 @@ pub async fn run(args: &VerifyArgs) -> Result<()> {
         Some(url) => url.clone(),
         None => caudal_stack::Stack::open()?.database_url(),
     };
-    let sheet = balance(&kafka, &database_url, args.dedup_horizon_s).await?;
+    let sheet =
+        balance(&kafka, &database_url, args.dedup_horizon_s, args.queries.as_deref()).await?;
     if args.json {
         println!("{}", sheet.json()?);
     } else {
@@ -72,7 +80,8 @@ pub async fn run(args: &VerifyArgs) -> Result<()> {
     Ok(())
 }
 
-/// Reads everything and makes the sheet. `horizon_s` is the processor's dedup horizon in seconds.
+/// Reads everything and makes the sheet. `horizon_s` is the processor's dedup horizon in seconds,
+/// `queries` the file that it runs.
 ///
 /// # Errors
 /// When something cannot be read.
@@ -80,6 +89,9 @@ pub async fn balance(
     kafka: &caudal_kafka::Kafka,
     database_url: &str,
     horizon_s: u32,
+    queries: Option<&Path>,
 ) -> Result<Sheet> {
-    balance::Balance::take(kafka, database_url, horizon_s).await
+    let text = caudal_service::queries::text(queries, SHIPPED)?;
+    let plans = Plan::compile_file(&text.name, &text.sql).map_err(Usage)?;
+    balance::Balance::take(kafka, database_url, horizon_s, plans).await
 }
