@@ -11,6 +11,7 @@ use crate::store::{Database, Stored, Trouble};
 use anyhow::Context as _;
 use caudal_core::decode::Record;
 use caudal_kafka::TopicPartition;
+use caudal_kafka::admin::Admin;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::consumer::{Change, GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::offsets::Offsets;
@@ -46,7 +47,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut config = Config::read(args.config.as_deref())?;
     let text = queries::text(args.queries.as_deref(), SHIPPED)?;
-    config.add_queries(&Plan::compile_file(&text.name, &text.sql).map_err(Usage)?);
+    let plans = Plan::compile_file(&text.name, &text.sql).map_err(Usage)?;
+    config.add_queries(&plans);
+    let queries_topics: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
     let registry = registry("caudal-sink")?;
     let metrics = Metrics::register(&registry, &config)?;
     let readiness = Readiness::starting();
@@ -74,6 +77,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let Some(made) = made else { return Ok(()) };
     for what in made {
         tracing::info!("{what}");
+    }
+    let admin = Admin::connect(&kafka)?;
+    let there = outside.patiently("Kafka", || {
+        let found = admin.topics()?;
+        match queries_topics.iter().find(|topic| !found.contains_key(**topic)) {
+            Some(topic) => Err(missing(topic)),
+            None => Ok(()),
+        }
+    });
+    if there?.is_none() {
+        return Ok(());
     }
     let offsets = Offsets::connect(&kafka, Isolation::ReadUncommitted, GROUP)?;
     let counted = outside.patiently("Kafka", || {
@@ -116,6 +130,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let done = sink.run();
     drop(instance);
     done
+}
+
+/// The topic of a query is made by the processor, which may start a moment later.
+fn missing(topic: &str) -> caudal_kafka::Error {
+    caudal_kafka::Error {
+        what: format!("topic {topic} of a query is not there yet"),
+        cause: "caudal-processor makes it when it starts with the same --queries".into(),
+        transient: true,
+    }
 }
 
 /// An error that may pass by itself.

@@ -7,7 +7,10 @@ use caudal_kafka::Kafka;
 use caudal_kafka::admin::Admin;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
+use caudal_query::plan::{Plan, SHIPPED};
+use caudal_service::exit::Usage;
 use sqlx::{Connection as _, PgConnection};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +35,12 @@ pub async fn reset(kafka: &Kafka, database_url: &str) -> Result<()> {
 
 fn reset_topics(kafka: &Kafka) -> Result<()> {
     let admin = Admin::connect(kafka)?;
-    let ours = topics::shipped_names()?;
+    let mut ours = topics::shipped_names()?;
+    for topic in topics_of_queries()? {
+        if !ours.contains(&topic) {
+            ours.push(topic);
+        }
+    }
     let existing = admin.topics()?;
     let doomed: Vec<&str> =
         ours.iter().map(String::as_str).filter(|n| existing.contains_key(*n)).collect();
@@ -65,6 +73,17 @@ fn reset_topics(kafka: &Kafka) -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(())
+}
+
+/// The topics that the processor makes for the queries of the file (`CAUDAL_QUERIES`).
+fn topics_of_queries() -> Result<Vec<String>> {
+    let path = std::env::var_os("CAUDAL_QUERIES").map(PathBuf::from);
+    let text = caudal_service::queries::text(path.as_deref(), SHIPPED)?;
+    let plans = Plan::compile_file(&text.name, &text.sql).map_err(Usage)?;
+    let topics = plans
+        .iter()
+        .flat_map(|plan| [Some(plan.name.clone()), Some(plan.late_topic()), plan.errors_topic()]);
+    Ok(topics.flatten().collect())
 }
 
 /// Whether the new topics answer and the processor's group has committed nothing in them.

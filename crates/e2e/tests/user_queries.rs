@@ -1,0 +1,115 @@
+//! Queries of a user's own file: from SQL to rows in PostgreSQL, each equal to what PostgreSQL
+//! computes over the same transactions.
+
+use anyhow::{Result, ensure};
+use caudal_e2e::expectation::Expectation;
+use caudal_e2e::pipeline::Pipeline;
+use caudal_e2e::{query, topic};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(240);
+
+const QUERIES: &str = "
+CREATE TABLE ventas_pais AS
+  SELECT country, COUNT(*) AS n, SUM(amount) AS total, AVG(amount) AS media,
+         MIN(event_time) AS primera, MAX(description) AS mayor
+  FROM transacciones_validas WINDOW TUMBLING (SIZE 1 HOUR)
+  WHERE kind = 'PURCHASE' AND currency IN ('EUR', 'GBP', 'JPY')
+  GROUP BY country EMIT CHANGES;
+CREATE TABLE comercios_cuenta AS
+  SELECT account_id, COUNT_DISTINCT(merchant_id) AS comercios, COUNT(*) AS n
+  FROM transacciones_validas WINDOW HOPPING (SIZE 10 MINUTES, ADVANCE BY 5 MINUTES)
+  GROUP BY account_id HAVING COUNT(*) > 2 EMIT CHANGES;
+CREATE TABLE totales AS
+  SELECT currency, COUNT(*) AS n,
+         SUM(CASE WHEN kind = 'REFUND' THEN amount ELSE CAST(0 AS DECIMAL(28, 9)) END) AS devuelto,
+         SUM(amount) / COUNT(*) > 10 AS grande
+  FROM transacciones_validas GROUP BY currency EMIT CHANGES;
+CREATE TABLE inversos AS
+  SELECT UCASE(merchant_id) AS comercio, SUM(60 / (source_seq % 10)) AS suma
+  FROM transacciones_validas GROUP BY UCASE(merchant_id) EMIT CHANGES;
+";
+
+/// Per table, its rows, and PostgreSQL's own answer.
+const CHECKS: [(&str, &str, &str); 4] = [
+    (
+        "ventas_pais",
+        "SELECT format('%s|%s|%s|%s|%s|%s|%s', country, window_start, n, trim_scale(total), \
+         trim_scale(media), primera, mayor) FROM ventas_pais",
+        "SELECT format('%s|%s|%s|%s|%s|%s|%s', country, date_bin('1 hour', event_time, 'epoch'), \
+         count(*), trim_scale(sum(amount)), trim_scale(round(avg(amount), 9)), min(event_time), \
+         max(description COLLATE \"C\")) FROM transactions \
+         WHERE kind = 'PURCHASE' AND currency IN ('EUR', 'GBP', 'JPY') AND country IS NOT NULL \
+         GROUP BY country, date_bin('1 hour', event_time, 'epoch')",
+    ),
+    (
+        "comercios_cuenta",
+        "SELECT format('%s|%s|%s|%s', account_id, window_start, comercios, n) FROM comercios_cuenta",
+        "SELECT format('%s|%s|%s|%s', account_id, start, count(DISTINCT merchant_id), count(*)) \
+         FROM transactions, date_bin('5 minutes', event_time, 'epoch') AS pane, \
+         generate_series(pane - interval '5 minutes', pane, '5 minutes') AS start \
+         GROUP BY account_id, start HAVING count(*) > 2",
+    ),
+    (
+        "totales",
+        "SELECT format('%s|%s|%s|%s', currency, n, trim_scale(devuelto), grande) FROM totales",
+        "SELECT format('%s|%s|%s|%s', currency, count(*), \
+         trim_scale(sum(CASE WHEN kind = 'REFUND' THEN amount ELSE 0 END)), \
+         sum(amount) / count(*) > 10) FROM transactions GROUP BY currency",
+    ),
+    (
+        "inversos",
+        "SELECT format('%s|%s', comercio, suma) FROM inversos",
+        "SELECT format('%s|%s', upper(merchant_id), \
+         coalesce(sum(60 / nullif(source_seq % 10, 0)), 0)) FROM transactions GROUP BY 1, upper(merchant_id)",
+    ),
+];
+
+#[test]
+fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
+    let Some(pipeline) = Pipeline::empty("user_queries")? else { return Ok(()) };
+    let file = pipeline.logs.join("queries.sql");
+    std::fs::write(&file, format!("{}{QUERIES}", caudal_query::plan::SHIPPED))?;
+    let file = file.display().to_string();
+    let mut reset = pipeline.command("caudal")?;
+    reset.args(["reset", "--yes"]).env("CAUDAL_QUERIES", &file);
+    ensure!(reset.status()?.success(), "caudal reset failed");
+    let (records, seed) = ("60000", "17");
+    let expectation = Expectation::of(records, seed)?;
+    let queries = ["--queries", &file];
+    let _processor = pipeline.start("caudal-processor", "processor", &queries)?;
+    let _sink = pipeline.start("caudal-sink", "sink", &queries)?;
+    pipeline.run("caudal-producer", &["--generate", records, "--seed", seed], LIMIT)?;
+    expectation.wait_stored(&pipeline, LIMIT)?;
+    expectation.check(&pipeline)?;
+
+    for (table, ours, theirs) in CHECKS {
+        let sorted = |sql: &str| -> Result<Vec<String>> {
+            let mut rows = query::texts(&pipeline.database_url, sql)?;
+            rows.sort_unstable();
+            Ok(rows)
+        };
+        caudal_e2e::fault::wait_until(table, Duration::from_secs(60), || {
+            Ok(query::text(&pipeline.database_url, &format!("SELECT count(*)::text FROM {table}"))?
+                != "0")
+        })?;
+        let (ours, theirs) = (sorted(ours)?, sorted(theirs)?);
+        println!("{table}: {} rows", ours.len());
+        let differs = ours.iter().zip(&theirs).find(|(a, b)| a != b);
+        ensure!(
+            differs.is_none() && ours.len() == theirs.len(),
+            "{table}: {differs:?}, {} rows, {} expected",
+            ours.len(),
+            theirs.len()
+        );
+    }
+    let failed = topic::count(&pipeline.kafka, "inversos_errores")?;
+    let zero = query::text(
+        &pipeline.database_url,
+        "SELECT count(*)::text FROM transactions WHERE source_seq % 10 = 0",
+    )?;
+    ensure!(failed.to_string() == zero, "{failed} records without a value, expected {zero}");
+    let sheet = pipeline.caudal(&["verify", "--queries", &file])?;
+    ensure!(sheet.contains("not computed again"), "{sheet}");
+    Ok(())
+}
