@@ -161,7 +161,7 @@ pub struct Window {
     pub retention: Option<i64>,
 }
 
-/// ksqlDB's grace where none is stated: 24 hours.
+/// ksqlDB's grace where none is stated: 24 hours; none at all with EMIT FINAL.
 pub const DEFAULT_GRACE: i64 = 86_400_000;
 
 /// Groups and what is computed of them.

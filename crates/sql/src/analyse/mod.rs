@@ -1,5 +1,6 @@
 //! Statements into sources and queries.
 
+mod formats;
 mod properties;
 mod query;
 mod select;
@@ -30,12 +31,18 @@ pub(crate) fn statement(
     match &statement.body {
         Body::Columns(columns) => {
             let source = source(statement, columns, &properties, naming, faults);
+            if let Some(source) = &source {
+                formats::check(source, name.span, faults);
+            }
             if let Some(source) = source.filter(|_| faults.len() == before) {
                 catalog.sources.insert(name.text.clone(), source);
             }
         }
         Body::Query(select) => {
             let query = query::compile(catalog, statement, select, &properties, naming, faults);
+            if let Some(query) = query.as_ref().filter(|_| faults.len() == before) {
+                formats::check(&query.output, name.span, faults);
+            }
             if let Some(query) = query.filter(|_| faults.len() == before) {
                 catalog.sources.insert(name.text.clone(), query.output.clone());
                 catalog.queries.push(query);

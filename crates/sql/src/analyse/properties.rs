@@ -96,6 +96,16 @@ impl<'s> Properties<'s> {
         }
     }
 
+    /// An inherited format with the delimiter that is stated.
+    pub fn with_delimiter(&self, format: Format, faults: &mut Vec<Fault>) -> Format {
+        match format {
+            Format::Delimited(_) if self.get("VALUE_DELIMITER").is_some() => {
+                Format::Delimited(self.delimiter("VALUE_DELIMITER", faults))
+            }
+            other => other,
+        }
+    }
+
     fn delimiter(&self, name: &str, faults: &mut Vec<Fault>) -> char {
         let Some(property) = self.get(name) else { return ',' };
         let mut chars = property.value.chars();

@@ -11,7 +11,6 @@ use crate::catalog::{
 };
 use crate::fault::Fault;
 use crate::parser::{Naming, parse_duration};
-use crate::types::SqlType;
 
 /// Everything that the clauses of a query are read against.
 pub(super) struct Context<'c> {
@@ -56,7 +55,7 @@ pub(super) fn compile(
         groups(statement, &context, faults)
     };
     let idle_timeout = idle_timeout(properties, faults);
-    let window = select.window.as_ref().and_then(|clause| window(clause, faults));
+    let window = select.window.as_ref().and_then(|clause| window(clause, select.emit, faults));
     let mut selection = selection?;
     if select.group_by.is_empty() && select.partition_by.is_empty() {
         key_of_stream(&context, &mut selection);
@@ -125,6 +124,11 @@ fn shape(statement: &Statement, context: &Context<'_>, faults: &mut Vec<Fault>) 
             select.group_by[0].span,
             "ksqlDB's GROUP BY of a table is not supported".into(),
             "group the stream that the table is made of",
+        ),
+        (SourceKind::Table, false, SourceKind::Table) if source.window.is_some() => fault(
+            select.from.name.span,
+            format!("{} has windows in its keys: no query can read it", source.name),
+            "read the stream that it is made of",
         ),
         (SourceKind::Table, false, SourceKind::Stream) => fault(
             statement.name.span,
@@ -238,7 +242,7 @@ fn key_of_stream(context: &Context<'_>, selection: &mut Selection) {
     }
 }
 
-fn window(clause: &WindowClause, faults: &mut Vec<Fault>) -> Option<Window> {
+fn window(clause: &WindowClause, emit: Emit, faults: &mut Vec<Fault>) -> Option<Window> {
     let mut fault = |message: &str, help: &str| {
         faults.push(Fault::new(clause.span, message).help(help));
         None
@@ -259,7 +263,9 @@ fn window(clause: &WindowClause, faults: &mut Vec<Fault>) -> Option<Window> {
     if size <= 0 {
         return fault("a window has a length", "as in 1 MINUTE");
     }
-    let grace = clause.grace.unwrap_or(DEFAULT_GRACE);
+    // As in ksqlDB: what is final at once where nothing is stated needs no grace.
+    let default = if emit == Emit::Final { 0 } else { DEFAULT_GRACE };
+    let grace = clause.grace.unwrap_or(default);
     if clause
         .retention
         .is_some_and(|retention| retention < size.saturating_add(clause.grace.unwrap_or(0)))
@@ -301,15 +307,7 @@ fn output(
     };
     let value_format =
         properties.format("VALUE_FORMAT", faults).or(both).unwrap_or(inherited.value_format);
-    let nested =
-        |kind: &SqlType| matches!(kind, SqlType::Array(_) | SqlType::Map(_) | SqlType::Struct(_));
-    let flat_only = matches!(value_format, Format::Delimited(_) | Format::Kafka);
-    if let Some(column) = columns.iter().find(|c| !c.key && flat_only && nested(&c.kind)) {
-        let message =
-            format!("column {} is {}, which DELIMITED cannot hold", column.name, column.kind);
-        faults.push(Fault::new(statement.name.span, message).help("VALUE_FORMAT = 'JSON'"));
-        return None;
-    }
+    let value_format = properties.with_delimiter(value_format, faults);
     let window = match window.map(|w| w.kind) {
         Some(WindowKind::Tumbling { size } | WindowKind::Hopping { size, .. }) => {
             Some(KeyWindow::Time(size))

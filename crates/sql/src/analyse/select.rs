@@ -159,7 +159,12 @@ fn select_all(
     let mut offset = 0;
     for (source, scope) in sources.into_iter().flatten().zip(&context.scope.sources) {
         if qualifier.is_none_or(|wanted| wanted.text == scope.label) {
-            for (at, column) in source.columns.iter().enumerate() {
+            let mut columns: Vec<_> = source.columns.iter().enumerate().collect();
+            if !context.select.partition_by.is_empty() {
+                // The old key becomes the last column of the value.
+                columns.sort_by_key(|(_, column)| column.key);
+            }
+            for (at, column) in columns {
                 let name = match context.table {
                     Some(_) => format!("{}_{}", scope.label, column.name),
                     None => column.name.clone(),

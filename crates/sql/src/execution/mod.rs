@@ -365,7 +365,7 @@ fn written(
     let keys: Vec<_> = output.key_columns().collect();
     let json_key = match keys.len() {
         0 => Json::Null,
-        1 if key[0].is_null() => Json::Null,
+        _ if key.iter().all(Value::is_null) => Json::Null,
         count => encode_columns(key, &keys, output.key_format, count > 1),
     };
     let columns = output.value_columns();
@@ -376,7 +376,7 @@ fn written(
     all.extend(key.iter().map(|value| value.clone().into_owned()));
     all.extend(values.unwrap_or_default().iter().map(|value| value.clone().into_owned()));
     let timestamp = match event_time(output, &all, timestamp, values.is_none()) {
-        Ok(Some(timestamp)) => timestamp,
+        Ok(Some(timestamp)) if timestamp >= 0 => timestamp,
         _ => return None,
     };
     let session = output.window == Some(crate::catalog::KeyWindow::Session);

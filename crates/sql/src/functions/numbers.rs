@@ -207,7 +207,8 @@ fn ln(args: &[Argument]) -> Resolution {
 
 fn log(args: &[Argument]) -> Resolution {
     if args.len() == 1 {
-        return of_double(args, f64::log10);
+        // ksqlDB documents base 10 and computes the natural logarithm.
+        return of_double(args, f64::ln);
     }
     strict(Double, fits(args, &[Double, Double])?, |a| {
         let (base, number) = (double(&a[0]), double(&a[1]));
