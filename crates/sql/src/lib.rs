@@ -18,6 +18,7 @@ pub mod codec;
 mod dates;
 pub mod decimal;
 pub mod execution;
+pub mod explain;
 pub mod expr;
 pub mod fault;
 mod functions;

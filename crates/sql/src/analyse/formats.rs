@@ -55,7 +55,7 @@ pub(super) fn check(source: &Source, span: Span, faults: &mut Vec<Fault>) {
                 "choose another format",
             );
         }
-        if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+        if !key && RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
             fault(
                 format!("{name} is a column that every source has"),
                 "give it another name with AS",

@@ -76,14 +76,18 @@ fn source(
         faults.push(Fault::new(statement.name.span, message).help(help));
     }
     let Some(topic) = properties.text("KAFKA_TOPIC") else {
-        let message = format!("WITH (KAFKA_TOPIC = '…') is missing for {}", statement.name.text);
-        faults.push(Fault::new(statement.name.span, message).help("it names the topic to read"));
+        if !properties.misspelt {
+            let message =
+                format!("WITH (KAFKA_TOPIC = '…') is missing for {}", statement.name.text);
+            let help = "it names the topic to read";
+            faults.push(Fault::new(statement.name.span, message).help(help));
+        }
         return None;
     };
     let both = properties.format("FORMAT", faults);
     let key_format = properties.format("KEY_FORMAT", faults).or(both).unwrap_or(Format::Kafka);
     let Some(value_format) = properties.format("VALUE_FORMAT", faults).or(both) else {
-        if properties.get("VALUE_FORMAT").is_none() {
+        if properties.get("VALUE_FORMAT").is_none() && !properties.misspelt {
             let message =
                 format!("WITH (VALUE_FORMAT = '…') is missing for {}", statement.name.text);
             let help = "AVRO, JSON or DELIMITED";
