@@ -11,7 +11,7 @@ use caudal_sql::json::Json;
 use caudal_sql::parser::Naming;
 use std::path::Path;
 
-const FILES: [&str; 5] = ["aggregates", "projections", "decimals", "moments", "windows"];
+const FILES: [&str; 6] = ["aggregates", "projections", "decimals", "moments", "windows", "by_hand"];
 
 fn cases(file: &str) -> Vec<Json> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{file}.json"));
