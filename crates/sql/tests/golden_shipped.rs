@@ -1,0 +1,126 @@
+//! The shipped files: they compile, and the two queries are what the engine's plans were.
+
+use caudal_core::money::{Amount, Currency};
+use caudal_core::transaction::{Kind, Transaction, ValidTransaction};
+use caudal_query::plan::{Emit, GroupColumn, Plan, shipped};
+use caudal_sql::aggregate::{Accumulators, Order};
+use caudal_sql::ast::{Emit as SqlEmit, WindowKind};
+use caudal_sql::catalog::{Catalog, Query};
+use caudal_sql::fault::render_all;
+use caudal_sql::parser::Naming;
+use caudal_sql::row::TransactionRow;
+use caudal_sql::value::Value;
+use std::borrow::Cow;
+
+fn compile(text: &str) -> Catalog {
+    Catalog::compile(text, Naming::Lower)
+        .unwrap_or_else(|faults| panic!("{}", render_all(&faults, "file", text, false)))
+}
+
+fn valid(kind: Kind, units: i64) -> ValidTransaction<'static> {
+    let text = Cow::Borrowed;
+    ValidTransaction {
+        currency: Currency::parse("EUR").expect("EUR"),
+        transaction: Transaction {
+            transaction_id: text("t"),
+            source: text("s"),
+            source_seq: 1,
+            account_id: text("acc"),
+            merchant_id: text("shop"),
+            amount: Amount { units, scale: 2 },
+            scale_declared: true,
+            currency: text("EUR"),
+            kind,
+            country: None,
+            event_time: 61_000_000,
+            description: None,
+            attributes: vec![(text("canal"), text("web"))],
+        },
+    }
+}
+
+/// Window, emission, locality and row schema of a plan and a query are the same.
+fn same(plan: &Plan, query: &Query, catalog: &Catalog) {
+    assert_eq!(query.name, plan.name);
+    assert_eq!(query.row_schema().expect("schema"), plan.row_schema());
+    assert_eq!(query.is_local(catalog), plan.is_local());
+    assert_eq!(query.idle_timeout, plan.idle_timeout);
+    let aggregation = query.aggregation.as_ref().expect("groups");
+    assert_eq!(aggregation.emit == SqlEmit::Changes, plan.emit == Emit::Changes);
+    let window = aggregation.window.expect("window");
+    let (size, advance) = match window.kind {
+        WindowKind::Tumbling { size } => (size, size),
+        WindowKind::Hopping { size, advance } => (size, advance),
+        WindowKind::Session { .. } => panic!("a session"),
+    };
+    let micros = [size, advance, window.grace].map(|millis| millis * 1_000);
+    assert_eq!(micros, [plan.window.size, plan.window.advance, plan.window.grace]);
+    let row = valid(Kind::Purchase, 5);
+    let row = TransactionRow::new(&row, 0, 0);
+    for (column, key) in plan.group_by.iter().zip(&aggregation.group_by) {
+        let wanted = match column {
+            GroupColumn::AccountId => "acc",
+            GroupColumn::MerchantId => "shop",
+            _ => "EUR",
+        };
+        assert_eq!(key.eval(&row), Ok(Value::text(wanted)));
+    }
+}
+
+#[test]
+fn the_shipped_file_is_the_shipped_plans() {
+    let catalog = compile(include_str!("../../../config/queries.sql"));
+    let plans = shipped();
+    assert_eq!(catalog.queries.len(), plans.len());
+    for (plan, query) in plans.iter().zip(&catalog.queries) {
+        same(plan, query, &catalog);
+    }
+}
+
+#[test]
+fn filter_and_having_are_the_plans() {
+    let catalog = compile(include_str!("../../../config/queries.sql"));
+    let plans = shipped();
+    for kind in Kind::ALL {
+        let valid = valid(kind, -500);
+        let row = TransactionRow::new(&valid, 0, 0);
+        for (plan, query) in plans.iter().zip(&catalog.queries) {
+            let passes = query.filter.as_ref().is_none_or(|f| f.holds(&row).expect("holds"));
+            assert_eq!(passes, plan.takes(&valid), "{} {kind:?}", plan.name);
+        }
+    }
+    let (plan, query) = (&plans[1], &catalog.queries[1]);
+    let aggregation = query.aggregation.as_ref().expect("groups");
+    let having = aggregation.having.as_ref().expect("having");
+    for (count, units) in [(10, 1), (11, 1), (1, 1_000_000), (1, 1_000_001), (11, -1), (0, 0)] {
+        let one = valid(Kind::Purchase, units);
+        let mut all = Accumulators::new(&aggregation.calls);
+        let mut old: Option<caudal_query::aggregate::Accumulator> = None;
+        for offset in 0..count {
+            let row = TransactionRow::new(&one, 0, offset);
+            let order = Order { rowtime: 0, partition: 0, offset };
+            all.add(&aggregation.calls, &row, order, &mut Vec::new()).expect("no overflow");
+            let next = caudal_query::aggregate::Accumulator::of(one.transaction.amount.nano());
+            match &mut old {
+                Some(old) => old.merge(&next).expect("no overflow"),
+                None => old = Some(next),
+            }
+        }
+        let group = [Value::text("acc"), Value::text("EUR")];
+        let row = aggregation.group_row(group, Some((0, 60_000)), all.values(&aggregation.calls));
+        let wanted = old.is_some_and(|old| plan.having_holds(&old));
+        assert_eq!(having.holds(&row[..]).expect("holds"), wanted, "{count} × {units}");
+    }
+}
+
+#[test]
+fn the_examples_compile() {
+    let text = include_str!("../../../config/examples.sql");
+    let catalog = compile(text);
+    assert_eq!(catalog.queries.len(), 5);
+    for query in &catalog.queries {
+        query.row_schema().expect("rows of tables hold every column");
+        let shown = caudal_sql::explain::explain(&catalog, query);
+        assert!(shown.contains("window_start") && shown.contains(&query.name), "{shown}");
+    }
+}
