@@ -22,6 +22,7 @@ pub mod explain;
 pub mod expr;
 pub mod fault;
 mod functions;
+pub mod groups;
 pub mod json;
 mod lexer;
 pub mod parser;

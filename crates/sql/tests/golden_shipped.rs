@@ -124,3 +124,41 @@ fn the_examples_compile() {
         assert!(shown.contains("window_start") && shown.contains(&query.name), "{shown}");
     }
 }
+
+/// Keys and rows are, byte for byte, those that the engine's state and its consumers have.
+#[test]
+fn keys_and_rows_are_the_plans() {
+    let catalog = compile(include_str!("../../../config/queries.sql"));
+    let one = valid(Kind::Purchase, 1_250);
+    for (plan, query) in shipped().iter().zip(&catalog.queries) {
+        let aggregation = query.aggregation.as_ref().expect("groups");
+        let row = TransactionRow::new(&one, 3, 7);
+        let mut key = String::new();
+        assert_eq!(aggregation.write_key(&row, &mut key), Ok(true));
+        assert_eq!(*key, *caudal_query::group::key_of(plan, &one, ""));
+        let order = Order { rowtime: row.position.rowtime, partition: 3, offset: 7 };
+        let mut all = Accumulators::new(&aggregation.calls);
+        let mut errors = Vec::new();
+        all.add(&aggregation.calls, &row, order, &mut errors).expect("no overflow");
+        let old = caudal_query::aggregate::Accumulator::of(one.transaction.amount.nano());
+        let (start, end) = (60_000_000, 60_000_000 + plan.window.size);
+        let group = query.group_row(&key, Some((start, end)), &all).expect("a row");
+        let found = query.output_row(&group, &mut errors);
+        let wanted = caudal_query::group::row(plan, &key, start, &old).expect("a row");
+        assert_eq!(found, wanted.into_iter().map(Some).collect::<Vec<_>>());
+        assert_eq!(query.having_holds(&group), Ok(plan.having_holds(&old)));
+        assert_eq!(errors, []);
+    }
+}
+
+#[test]
+fn a_definition_is_what_is_computed() {
+    let of = |text: &str| compile(text).queries[0].definition.clone();
+    let text = "CREATE TABLE a AS SELECT account_id, COUNT(*) AS n FROM transacciones_validas \
+                GROUP BY account_id;";
+    let same = "create table b with (IDLE_TIMEOUT = '1 HOUR') as select ACCOUNT_ID, -- x\n \
+                count(*) as N from transacciones_validas group by account_id";
+    assert_eq!(of(text), of(same));
+    assert_ne!(of(text), of(&text.replace("COUNT(*)", "SUM(amount)")));
+    assert_ne!(of(text), of(&text.replace("GROUP", "WHERE kind = 'REFUND' GROUP")));
+}

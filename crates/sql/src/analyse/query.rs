@@ -77,6 +77,7 @@ pub(super) fn compile(
     Some(Query {
         name: statement.name.text.clone(),
         span: statement.span,
+        definition: String::new(),
         from: source.name.clone(),
         join,
         filter,
