@@ -121,6 +121,8 @@ pub fn decode_columns(
     let bare = !wrapped && columns.len() == 1;
     match (json, format) {
         (Json::Null, _) => Ok(None),
+        // What nobody declared is not looked at.
+        (_, _) if columns.is_empty() => Ok(Some(Vec::new())),
         (_, Format::None) => Ok(Some(vec![Value::Null; columns.len()])),
         (_, Format::Delimited(delimiter)) => {
             let text = match json {

@@ -107,6 +107,28 @@ pub struct GroupRow {
     window: Option<(i64, i64)>,
 }
 
+/// A group's row whose results are read where they are.
+struct Results<'a> {
+    aggregation: &'a Aggregation,
+    /// The grouping values; empty where nobody reads them.
+    group: &'a [Value<'static>],
+    window: Option<(i64, i64)>,
+    accumulators: &'a Accumulators,
+}
+
+impl RowView for Results<'_> {
+    fn column(&self, index: usize) -> Value<'_> {
+        let keys = self.aggregation.group_by.len();
+        let millis = |bound: i64| Value::Long(bound.div_euclid(1_000));
+        match index.checked_sub(keys) {
+            None => self.group.column(index),
+            Some(0) => self.window.map_or(Value::Null, |window| millis(window.0)),
+            Some(1) => self.window.map_or(Value::Null, |window| millis(window.1)),
+            Some(at) => self.accumulators.value(&self.aggregation.calls, at - 2),
+        }
+    }
+}
+
 impl Query {
     /// The row of a group and window (bounds in microseconds), given its accumulators. `None` when
     /// the key is not one of this query's, or it has no groups.
@@ -124,15 +146,23 @@ impl Query {
         Some(GroupRow { values: aggregation.group_row(group, millis, results), window })
     }
 
-    /// Whether HAVING holds for a group's row.
+    /// Whether HAVING holds for a group and window (bounds in microseconds). Reads the key only
+    /// where HAVING names a grouping column, and makes no row: it is asked for each record.
     ///
     /// # Errors
-    /// [`EvalError`] when HAVING has no value for it; it does not hold then.
-    pub fn having_holds(&self, row: &GroupRow) -> Result<bool, EvalError> {
-        match self.aggregation.as_ref().and_then(|a| a.having.as_ref()) {
-            None => Ok(true),
-            Some(having) => having.holds(&row.values[..]),
-        }
+    /// [`EvalError`] when HAVING has no value for the group; it does not hold then.
+    pub fn having_holds(
+        &self,
+        key: &str,
+        window: Option<(i64, i64)>,
+        accumulators: &Accumulators,
+    ) -> Result<bool, EvalError> {
+        let Some(aggregation) = &self.aggregation else { return Ok(true) };
+        let Some(having) = &aggregation.having else { return Ok(true) };
+        let keys = aggregation.group_by.len();
+        let group = if having.reads_below(keys) { aggregation.read_key(key) } else { None };
+        let group = group.unwrap_or_default();
+        having.holds(&Results { aggregation, group: &group, window, accumulators })
     }
 
     /// The values of an output row in the order of [`Query::row_schema`]; `None` is NULL. A column

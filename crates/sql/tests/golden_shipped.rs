@@ -146,7 +146,8 @@ fn keys_and_rows_are_the_plans() {
         let found = query.output_row(&group, &mut errors);
         let wanted = caudal_query::group::row(plan, &key, start, &old).expect("a row");
         assert_eq!(found, wanted.into_iter().map(Some).collect::<Vec<_>>());
-        assert_eq!(query.having_holds(&group), Ok(plan.having_holds(&old)));
+        let holds = query.having_holds(&key, Some((start, end)), &all);
+        assert_eq!(holds, Ok(plan.having_holds(&old)));
         assert_eq!(errors, []);
     }
 }
@@ -161,4 +162,22 @@ fn a_definition_is_what_is_computed() {
     assert_eq!(of(text), of(same));
     assert_ne!(of(text), of(&text.replace("COUNT(*)", "SUM(amount)")));
     assert_ne!(of(text), of(&text.replace("GROUP", "WHERE kind = 'REFUND' GROUP")));
+}
+
+#[test]
+fn having_may_name_the_group_and_the_window() {
+    let catalog = compile(
+        "CREATE TABLE o AS SELECT account_id, COUNT(*) AS n FROM transacciones_validas
+         WINDOW TUMBLING (SIZE 1 MINUTE) GROUP BY account_id
+         HAVING account_id = 'acc' AND WINDOWEND - WINDOWSTART = 60000 AND COUNT(*) = 1;",
+    );
+    let query = &catalog.queries[0];
+    let calls = &query.aggregation.as_ref().expect("groups").calls;
+    let one = valid(Kind::Refund, -5);
+    let mut all = Accumulators::new(calls);
+    let row = TransactionRow::new(&one, 0, 0);
+    all.add(calls, &row, Order::default(), &mut Vec::new()).expect("no overflow");
+    let window = Some((0, 60_000_000));
+    assert_eq!(query.having_holds("[\"acc\"]", window, &all), Ok(true));
+    assert_eq!(query.having_holds("[\"other\"]", window, &all), Ok(false));
 }

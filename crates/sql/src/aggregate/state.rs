@@ -96,6 +96,15 @@ impl Accumulators {
         self.0.iter().zip(calls).map(|(state, call)| result(state, call)).collect()
     }
 
+    /// The result of one aggregate, by its number.
+    #[must_use]
+    pub fn value(&self, calls: &[AggregateCall], at: usize) -> Value<'static> {
+        match (self.0.get(at), calls.get(at)) {
+            (Some(state), Some(call)) => result(state, call),
+            _ => Value::Null,
+        }
+    }
+
     /// Writes them into a state block or a partial: the same records give the same bytes.
     pub fn write(&self, out: &mut Writer) {
         self.0.iter().for_each(|state| write(state, out));
