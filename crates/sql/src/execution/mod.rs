@@ -365,7 +365,9 @@ fn written(
     let keys: Vec<_> = output.key_columns().collect();
     let json_key = match keys.len() {
         0 => Json::Null,
-        _ if key.iter().all(Value::is_null) => Json::Null,
+        1 if key[0].is_null() => Json::Null,
+        // A key that was null stays null; one that was made of NULLs is an object of nulls.
+        _ if !query.repartitions && key.iter().all(Value::is_null) => Json::Null,
         count => encode_columns(key, &keys, output.key_format, count > 1),
     };
     let columns = output.value_columns();
