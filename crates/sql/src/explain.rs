@@ -132,6 +132,14 @@ pub fn explain(catalog: &Catalog, query: &Query) -> String {
         line("topic", topic);
     }
     line("restore", restore(query));
+    columns(query, &mut out);
+    if let Err(error) = query.row_schema() {
+        writeln!(out, "note        {error}").ok();
+    }
+    out
+}
+
+fn columns(query: &Query, out: &mut String) {
     writeln!(out, "columns").ok();
     let windowed = query.output.window.is_some();
     let mut bounds_written = !windowed;
@@ -143,10 +151,6 @@ pub fn explain(catalog: &Catalog, query: &Query) -> String {
         let key = if column.key { "  key" } else { "" };
         writeln!(out, "  {}  {}{key}", column.name, column.value.kind).ok();
     }
-    if let Err(error) = query.row_schema() {
-        writeln!(out, "note        {error}").ok();
-    }
-    out
 }
 
 fn stage_one(query: &Query, local: bool) -> String {

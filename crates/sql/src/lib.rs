@@ -31,6 +31,7 @@ pub mod text;
 pub mod types;
 pub mod value;
 pub mod value_bytes;
+pub mod wire;
 
 /// Every scalar function: its name, and how it is called.
 pub fn scalar_functions() -> impl Iterator<Item = (&'static str, &'static str)> {

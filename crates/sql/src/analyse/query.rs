@@ -154,6 +154,27 @@ fn shape(statement: &Statement, context: &Context<'_>, faults: &mut Vec<Fault>) 
             fault(clause.from.name.span, message, "give one an alias");
         }
     }
+    windows_need_groups(select, faults);
+    let mut fault = |span, message: String, help: &str| {
+        faults.push(Fault::new(span, message).help(help));
+    };
+    if let Some(first) = select.partition_by.first() {
+        if grouped {
+            let message = "PARTITION BY and GROUP BY exclude each other".to_owned();
+            fault(first.span, message, "the groups are the partition");
+        } else if source.kind == SourceKind::Table {
+            let message = "a table cannot be partitioned by another key".to_owned();
+            fault(first.span, message, "PARTITION BY is for streams");
+        }
+    }
+}
+
+/// WINDOW, HAVING and EMIT FINAL are about groups.
+fn windows_need_groups(select: &Select, faults: &mut Vec<Fault>) {
+    let grouped = !select.group_by.is_empty();
+    let mut fault = |span, message: String, help: &str| {
+        faults.push(Fault::new(span, message).help(help));
+    };
     if !grouped {
         if let Some(window) = &select.window {
             fault(window.span, "WINDOW without GROUP BY has no meaning".into(), "add GROUP BY");
@@ -168,15 +189,6 @@ fn shape(statement: &Statement, context: &Context<'_>, faults: &mut Vec<Fault>) 
     } else if select.emit == Emit::Final && select.window.is_none() {
         let message = "EMIT FINAL needs a window: without one a group is never final".to_owned();
         fault(select.span, message, "add WINDOW TUMBLING, HOPPING or SESSION");
-    }
-    if let Some(first) = select.partition_by.first() {
-        if grouped {
-            let message = "PARTITION BY and GROUP BY exclude each other".to_owned();
-            fault(first.span, message, "the groups are the partition");
-        } else if source.kind == SourceKind::Table {
-            let message = "a table cannot be partitioned by another key".to_owned();
-            fault(first.span, message, "PARTITION BY is for streams");
-        }
     }
 }
 

@@ -68,7 +68,9 @@ struct State {
 }
 
 /// A row that was read.
-pub(crate) struct Incoming {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Incoming {
+    /// The row.
     pub row: GenericRow,
     /// The key's columns.
     pub key: Vec<Value<'static>>,
@@ -305,8 +307,11 @@ pub(crate) fn value_or_null<'r, R: RowView + ?Sized>(
     })
 }
 
-/// A record as a row of its source. `None` for one that has no event time.
-fn read(source: &Source, record: &Record, offset: i64) -> Result<Option<Incoming>, String> {
+/// A record as a row of its source; its partition is 0. `None` for one before 1970.
+///
+/// # Errors
+/// When its key or value is not what the source declares, or its event time is missing.
+pub fn read(source: &Source, record: &Record, offset: i64) -> Result<Option<Incoming>, String> {
     let text = |error: crate::codec::DecodeError| error.to_string();
     let keys: Vec<_> = source.key_columns().collect();
     // A single key column is written bare, whatever the format.
