@@ -181,3 +181,12 @@ fn having_may_name_the_group_and_the_window() {
     assert_eq!(query.having_holds("[\"acc\"]", window, &all), Ok(true));
     assert_eq!(query.having_holds("[\"other\"]", window, &all), Ok(false));
 }
+
+#[test]
+fn rowtime_answers_in_any_case() {
+    let catalog = compile(
+        "CREATE STREAM s (k STRING KEY, `camelCase` INT) WITH (KAFKA_TOPIC='s', VALUE_FORMAT='JSON');
+         CREATE STREAM o AS SELECT k, ROWTIME AS at, `camelCase` FROM s WHERE RowTime > 5;",
+    );
+    assert_eq!(catalog.queries[0].columns[1].name, "at");
+}
