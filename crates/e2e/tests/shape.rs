@@ -28,6 +28,7 @@ fn every_arrow_points_down() -> Result<()> {
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("core", &[][..]),
         ("query", &["core"]),
+        ("sql", &["core"]),
         ("kafka", &["core"]),
         ("service", &[]),
         ("stack", &[]),
@@ -58,9 +59,9 @@ fn only_kafka_names_the_client_and_few_name_sqlx() -> Result<()> {
     Ok(())
 }
 
-/// Invariant 1: `core` and `query` have no I/O, clock, randomness or globals.
+/// Invariant 1: `core`, `query` and `sql` have no I/O, clock, randomness or globals.
 #[test]
-fn core_and_query_are_pure() -> Result<()> {
+fn core_query_and_sql_are_pure() -> Result<()> {
     let banned = [
         "std::fs",
         "std::net",
@@ -75,7 +76,7 @@ fn core_and_query_are_pure() -> Result<()> {
         "println!",
         "rand::",
     ];
-    for folder in ["core", "query"] {
+    for folder in ["core", "query", "sql"] {
         for file in sources(&root().join("crates").join(folder).join("src"))? {
             let text = std::fs::read_to_string(&file)?;
             for word in banned {

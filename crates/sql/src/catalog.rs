@@ -6,6 +6,7 @@ use crate::ast::{Emit, SourceKind, WindowKind};
 use crate::dates::Pattern;
 use crate::expr::Expr;
 use crate::fault::Fault;
+use crate::lexer::{TokenKind, tokens};
 use crate::parser::{Naming, parse};
 use crate::row::{pseudo_columns, transaction_columns};
 use crate::text::Span;
@@ -161,7 +162,7 @@ pub struct Window {
     pub retention: Option<i64>,
 }
 
-/// ksqlDB's grace where none is stated: 24 hours.
+/// ksqlDB's grace where none is stated: 24 hours; none at all with EMIT FINAL.
 pub const DEFAULT_GRACE: i64 = 86_400_000;
 
 /// Groups and what is computed of them.
@@ -203,6 +204,9 @@ pub struct Query {
     pub name: String,
     /// Where its statement stands.
     pub span: Span,
+    /// What it computes, whatever its name, its layout and its WITH: the words of its query, and
+    /// the columns of what it reads. State made under another definition is another query's.
+    pub definition: String,
     /// The source that it reads.
     pub from: String,
     /// The table that its records are joined with.
@@ -250,6 +254,9 @@ impl Catalog {
                 broken.push(statement.name.text.clone());
             }
         }
+        for at in 0..catalog.queries.len() {
+            catalog.queries[at].definition = definition(text, &catalog, &catalog.queries[at]);
+        }
         // What reads a source whose own statement is wrong is not wrong for that.
         let missing = |name: &String| format!("unknown stream or table {name}");
         faults.retain(|fault| !broken.iter().any(|name| fault.message == missing(name)));
@@ -262,6 +269,34 @@ impl Catalog {
     pub fn query(&self, name: &str) -> Option<&Query> {
         self.queries.iter().find(|query| query.name.eq_ignore_ascii_case(name))
     }
+}
+
+/// See [`Query::definition`].
+fn definition(text: &str, catalog: &Catalog, query: &Query) -> String {
+    let (tokens, _) = tokens(text.get(query.span.start..query.span.end).unwrap_or_default());
+    let is_select = |kind: &TokenKind| matches!(kind, TokenKind::Word(word) if word.eq_ignore_ascii_case("SELECT"));
+    let words = tokens.iter().map(|token| &token.kind).skip_while(|kind| !is_select(kind));
+    let mut out = String::new();
+    for kind in words {
+        match kind {
+            TokenKind::Word(word) => out.push_str(&word.to_lowercase()),
+            TokenKind::Quoted(name) => out.push_str(&format!("{name:?}")),
+            TokenKind::Text(text) => out.push_str(&format!("'{text:?}'")),
+            TokenKind::Integer(t) | TokenKind::Decimal(t) | TokenKind::Double(t) => out.push_str(t),
+            TokenKind::Symbol(symbol) => out.push_str(symbol),
+            TokenKind::End => {}
+        }
+        out.push(' ');
+    }
+    let joined = query.join.as_ref().map(|join| &join.table);
+    for name in [Some(&query.from), joined].into_iter().flatten() {
+        let Some(source) = catalog.sources.get(name) else { continue };
+        out.push_str(&format!("\n{name}"));
+        for column in &source.columns {
+            out.push_str(&format!(" {:?} {} {}", column.name, column.kind, column.key));
+        }
+    }
+    out
 }
 
 /// A query whose rows the engine's row format cannot hold.

@@ -121,6 +121,8 @@ pub fn decode_columns(
     let bare = !wrapped && columns.len() == 1;
     match (json, format) {
         (Json::Null, _) => Ok(None),
+        // What nobody declared is not looked at.
+        (_, _) if columns.is_empty() => Ok(Some(Vec::new())),
         (_, Format::None) => Ok(Some(vec![Value::Null; columns.len()])),
         (_, Format::Delimited(delimiter)) => {
             let text = match json {
@@ -197,9 +199,15 @@ pub fn encode_columns(
                 Value::Timestamp(_) | Value::Date(_) | Value::Time(_) => {
                     encode(value, &column.kind).to_string()
                 }
-                _ => cell_text(&to_text(value, &column.kind), delimiter),
+                _ => to_text(value, &column.kind),
             };
-            let cells: Vec<String> = pairs().map(cell).collect();
+            let cells: Vec<String> = pairs()
+                .enumerate()
+                .map(|(at, pair)| match pair.1.is_null() {
+                    true => String::new(),
+                    false => cell_text(&cell(pair), delimiter, at == 0),
+                })
+                .collect();
             Json::Text(cells.join(&delimiter.to_string()))
         }
         _ if columns.len() == 1 && (!wrapped || format == Format::Kafka) => {
@@ -211,13 +219,19 @@ pub fn encode_columns(
     }
 }
 
-fn cell_text(text: &str, delimiter: char) -> String {
+/// Quoted where the CSV writer of ksqlDB (commons-csv) quotes: special characters, blanks at the
+/// edges, and a line that does not begin with a letter or a digit.
+fn cell_text(text: &str, delimiter: char, first: bool) -> String {
     let special = |c: char| c == delimiter || c == '"' || c == '\n' || c == '\r';
-    if text.contains(special) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
+    let odd_start = match text.chars().next() {
+        None => first,
+        Some(c) if first && c.is_ascii() => !c.is_ascii_alphanumeric(),
+        Some(c) => c <= '#',
+    };
+    if odd_start || text.ends_with(|c| c <= ' ') || text.contains(special) {
+        return format!("\"{}\"", text.replace('"', "\"\""));
     }
+    text.to_owned()
 }
 
 impl Source {
@@ -236,7 +250,7 @@ mod tests {
         let line = "a,\"b,\"\"c\",,d";
         let cells = split(line, ',');
         assert_eq!(cells, ["a", "b,\"c", "", "d"]);
-        let joined: Vec<String> = cells.iter().map(|cell| cell_text(cell, ',')).collect();
+        let joined: Vec<String> = cells.iter().map(|cell| cell_text(cell, ',', false)).collect();
         assert_eq!(joined.join(","), line);
     }
 }

@@ -26,13 +26,16 @@ impl Json {
     /// Reads a text.
     ///
     /// # Errors
-    /// When it is no JSON.
+    /// When it is no JSON, or is nested deeper than 64.
     pub fn parse(text: &str) -> Result<Json, serde_json::Error> {
         let raw: &RawValue = serde_json::from_str(text)?;
-        Json::read(raw)
+        Json::read(raw, 0)
     }
 
-    fn read(raw: &RawValue) -> Result<Json, serde_json::Error> {
+    fn read(raw: &RawValue, depth: usize) -> Result<Json, serde_json::Error> {
+        if depth > MAX_DEPTH {
+            return Err(serde::de::Error::custom("nested too deep"));
+        }
         let text = raw.get();
         Ok(match text.as_bytes().first() {
             Some(b'n') | None => Json::Null,
@@ -40,9 +43,15 @@ impl Json {
             Some(b'"') => Json::Text(serde_json::from_str(text)?),
             Some(b'[') => {
                 let items: Vec<&RawValue> = serde_json::from_str(text)?;
-                Json::Array(items.into_iter().map(Json::read).collect::<Result<_, _>>()?)
+                let items = items.into_iter().map(|item| Json::read(item, depth + 1));
+                Json::Array(items.collect::<Result<_, _>>()?)
             }
-            Some(b'{') => Json::Object(serde_json::from_str::<Object>(text)?.0),
+            Some(b'{') => {
+                let Object(fields) = serde_json::from_str(text)?;
+                let field = |(name, raw)| Ok((name, Json::read(raw, depth + 1)?));
+                let fields = fields.into_iter().map(field);
+                Json::Object(fields.collect::<Result<_, serde_json::Error>>()?)
+            }
             Some(_) => Json::Number(text.to_owned()),
         })
     }
@@ -104,25 +113,27 @@ fn same_number(a: &str, b: &str) -> bool {
     }
 }
 
-/// An object's fields in the order of the text.
-struct Object(Vec<(String, Json)>);
+/// Arrays and objects within each other.
+const MAX_DEPTH: usize = 64;
 
-impl<'de> serde::Deserialize<'de> for Object {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
+/// An object's fields in the order of the text.
+struct Object<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> serde::Deserialize<'de> for Object<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
         impl<'de> serde::de::Visitor<'de> for Fields {
-            type Value = Object;
+            type Value = Object<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(
                 self,
                 mut map: A,
-            ) -> Result<Object, A::Error> {
+            ) -> Result<Object<'de>, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    let raw: &'de RawValue = map.next_value()?;
-                    fields.push((name, Json::read(raw).map_err(serde::de::Error::custom)?));
+                    fields.push((name, map.next_value()?));
                 }
                 Ok(Object(fields))
             }
@@ -172,5 +183,8 @@ mod tests {
         assert!(!json.means(&Json::parse(r#"{"a": null, "B": 1}"#).expect("json")));
         assert!(Json::parse("[1.10]").expect("json").means(&Json::parse("[1.1]").expect("json")));
         assert_eq!(json.field("A"), Some(&Json::Null));
+        assert!(Json::parse(&"[".repeat(100_000)).is_err());
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+        assert!(Json::parse(&deep).is_err());
     }
 }

@@ -19,9 +19,11 @@ mod dates;
 pub mod decimal;
 pub mod definition;
 pub mod execution;
+pub mod explain;
 pub mod expr;
 pub mod fault;
 mod functions;
+pub mod groups;
 pub mod json;
 mod lexer;
 pub mod parser;
@@ -30,3 +32,17 @@ pub mod text;
 pub mod types;
 pub mod value;
 pub mod value_bytes;
+pub mod wire;
+
+/// Every scalar function: its name, and how it is called.
+pub fn scalar_functions() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let binders = [("COALESCE", "COALESCE(value, …)"), ("IFNULL", "IFNULL(value, value)")];
+    // LIKE stands among the functions for patterns that are not literal; it is an operator.
+    let all = functions::all().filter(|f| f.name != "LIKE");
+    all.map(|function| (function.name, function.usage)).chain(binders)
+}
+
+/// Every aggregate: its name, and how it is called.
+pub fn aggregates() -> impl Iterator<Item = (&'static str, &'static str)> {
+    aggregate::names().filter_map(|name| Some((name, aggregate::find(name)?)))
+}

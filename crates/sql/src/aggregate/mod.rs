@@ -116,7 +116,8 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 
 /// The function, and the type of its result. `None` when it does not take these arguments.
 pub(crate) fn resolve(name: &str, star: bool, args: &[Argument]) -> Option<(Function, SqlType)> {
-    if star {
+    // ksqlDB's COUNT() counts rows too.
+    if star || args.is_empty() {
         return (name == "COUNT").then_some((Function::CountRows, SqlType::Bigint));
     }
     let (first, rest) = args.split_first()?;

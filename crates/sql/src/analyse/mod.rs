@@ -1,5 +1,6 @@
 //! Statements into sources and queries.
 
+mod formats;
 mod properties;
 mod query;
 mod select;
@@ -30,12 +31,18 @@ pub(crate) fn statement(
     match &statement.body {
         Body::Columns(columns) => {
             let source = source(statement, columns, &properties, naming, faults);
+            if let Some(source) = &source {
+                formats::check(source, name.span, faults);
+            }
             if let Some(source) = source.filter(|_| faults.len() == before) {
                 catalog.sources.insert(name.text.clone(), source);
             }
         }
         Body::Query(select) => {
             let query = query::compile(catalog, statement, select, &properties, naming, faults);
+            if let Some(query) = query.as_ref().filter(|_| faults.len() == before) {
+                formats::check(&query.output, name.span, faults);
+            }
             if let Some(query) = query.filter(|_| faults.len() == before) {
                 catalog.sources.insert(name.text.clone(), query.output.clone());
                 catalog.queries.push(query);
@@ -69,14 +76,18 @@ fn source(
         faults.push(Fault::new(statement.name.span, message).help(help));
     }
     let Some(topic) = properties.text("KAFKA_TOPIC") else {
-        let message = format!("WITH (KAFKA_TOPIC = '…') is missing for {}", statement.name.text);
-        faults.push(Fault::new(statement.name.span, message).help("it names the topic to read"));
+        if !properties.misspelt {
+            let message =
+                format!("WITH (KAFKA_TOPIC = '…') is missing for {}", statement.name.text);
+            let help = "it names the topic to read";
+            faults.push(Fault::new(statement.name.span, message).help(help));
+        }
         return None;
     };
     let both = properties.format("FORMAT", faults);
     let key_format = properties.format("KEY_FORMAT", faults).or(both).unwrap_or(Format::Kafka);
     let Some(value_format) = properties.format("VALUE_FORMAT", faults).or(both) else {
-        if properties.get("VALUE_FORMAT").is_none() {
+        if properties.get("VALUE_FORMAT").is_none() && !properties.misspelt {
             let message =
                 format!("WITH (VALUE_FORMAT = '…') is missing for {}", statement.name.text);
             let help = "AVRO, JSON or DELIMITED";

@@ -38,11 +38,16 @@ const UNSUPPORTED: [&str; 8] = [
 ];
 
 /// The properties of a statement.
-pub(super) struct Properties<'s>(&'s [Property]);
+pub(super) struct Properties<'s> {
+    all: &'s [Property],
+    /// Whether a name is unknown: perhaps the one that is missing.
+    pub misspelt: bool,
+}
 
 impl<'s> Properties<'s> {
     /// Checks the names.
     pub fn read(with: &'s [Property], faults: &mut Vec<Fault>) -> Properties<'s> {
+        let mut misspelt = false;
         for (at, property) in with.iter().enumerate() {
             let name = &property.name;
             if with[..at].iter().any(|other| other.name.text == name.text) {
@@ -52,16 +57,17 @@ impl<'s> Properties<'s> {
                 let help = "list the columns; schemas come from them";
                 faults.push(Fault::new(name.span, message).help(help));
             } else if !KNOWN.contains(&name.text.as_str()) {
+                misspelt = true;
                 let fault = Fault::new(name.span, format!("unknown property {}", name.text));
                 faults.push(fault.nearest(&name.text, KNOWN));
             }
         }
-        Properties(with)
+        Properties { all: with, misspelt }
     }
 
     /// A property by upper-case name.
     pub fn get(&self, name: &str) -> Option<&'s Property> {
-        self.0.iter().find(|property| property.name.text == name)
+        self.all.iter().find(|property| property.name.text == name)
     }
 
     /// Its value.
@@ -93,6 +99,16 @@ impl<'s> Properties<'s> {
                 faults.push(fault.nearest(&upper, FORMATS));
                 None
             }
+        }
+    }
+
+    /// An inherited format with the delimiter that is stated.
+    pub fn with_delimiter(&self, format: Format, faults: &mut Vec<Fault>) -> Format {
+        match format {
+            Format::Delimited(_) if self.get("VALUE_DELIMITER").is_some() => {
+                Format::Delimited(self.delimiter("VALUE_DELIMITER", faults))
+            }
+            other => other,
         }
     }
 

@@ -11,7 +11,6 @@ use crate::catalog::{
 };
 use crate::fault::Fault;
 use crate::parser::{Naming, parse_duration};
-use crate::types::SqlType;
 
 /// Everything that the clauses of a query are read against.
 pub(super) struct Context<'c> {
@@ -56,7 +55,7 @@ pub(super) fn compile(
         groups(statement, &context, faults)
     };
     let idle_timeout = idle_timeout(properties, faults);
-    let window = select.window.as_ref().and_then(|clause| window(clause, faults));
+    let window = select.window.as_ref().and_then(|clause| window(clause, select.emit, faults));
     let mut selection = selection?;
     if select.group_by.is_empty() && select.partition_by.is_empty() {
         key_of_stream(&context, &mut selection);
@@ -78,6 +77,7 @@ pub(super) fn compile(
     Some(Query {
         name: statement.name.text.clone(),
         span: statement.span,
+        definition: String::new(),
         from: source.name.clone(),
         join,
         filter,
@@ -126,6 +126,11 @@ fn shape(statement: &Statement, context: &Context<'_>, faults: &mut Vec<Fault>) 
             "ksqlDB's GROUP BY of a table is not supported".into(),
             "group the stream that the table is made of",
         ),
+        (SourceKind::Table, false, SourceKind::Table) if source.window.is_some() => fault(
+            select.from.name.span,
+            format!("{} has windows in its keys: no query can read it", source.name),
+            "read the stream that it is made of",
+        ),
         (SourceKind::Table, false, SourceKind::Stream) => fault(
             statement.name.span,
             "a query of a table gives a table".into(),
@@ -149,6 +154,27 @@ fn shape(statement: &Statement, context: &Context<'_>, faults: &mut Vec<Fault>) 
             fault(clause.from.name.span, message, "give one an alias");
         }
     }
+    windows_need_groups(select, faults);
+    let mut fault = |span, message: String, help: &str| {
+        faults.push(Fault::new(span, message).help(help));
+    };
+    if let Some(first) = select.partition_by.first() {
+        if grouped {
+            let message = "PARTITION BY and GROUP BY exclude each other".to_owned();
+            fault(first.span, message, "the groups are the partition");
+        } else if source.kind == SourceKind::Table {
+            let message = "a table cannot be partitioned by another key".to_owned();
+            fault(first.span, message, "PARTITION BY is for streams");
+        }
+    }
+}
+
+/// WINDOW, HAVING and EMIT FINAL are about groups.
+fn windows_need_groups(select: &Select, faults: &mut Vec<Fault>) {
+    let grouped = !select.group_by.is_empty();
+    let mut fault = |span, message: String, help: &str| {
+        faults.push(Fault::new(span, message).help(help));
+    };
     if !grouped {
         if let Some(window) = &select.window {
             fault(window.span, "WINDOW without GROUP BY has no meaning".into(), "add GROUP BY");
@@ -163,15 +189,6 @@ fn shape(statement: &Statement, context: &Context<'_>, faults: &mut Vec<Fault>) 
     } else if select.emit == Emit::Final && select.window.is_none() {
         let message = "EMIT FINAL needs a window: without one a group is never final".to_owned();
         fault(select.span, message, "add WINDOW TUMBLING, HOPPING or SESSION");
-    }
-    if let Some(first) = select.partition_by.first() {
-        if grouped {
-            let message = "PARTITION BY and GROUP BY exclude each other".to_owned();
-            fault(first.span, message, "the groups are the partition");
-        } else if source.kind == SourceKind::Table {
-            let message = "a table cannot be partitioned by another key".to_owned();
-            fault(first.span, message, "PARTITION BY is for streams");
-        }
     }
 }
 
@@ -238,7 +255,7 @@ fn key_of_stream(context: &Context<'_>, selection: &mut Selection) {
     }
 }
 
-fn window(clause: &WindowClause, faults: &mut Vec<Fault>) -> Option<Window> {
+fn window(clause: &WindowClause, emit: Emit, faults: &mut Vec<Fault>) -> Option<Window> {
     let mut fault = |message: &str, help: &str| {
         faults.push(Fault::new(clause.span, message).help(help));
         None
@@ -259,7 +276,9 @@ fn window(clause: &WindowClause, faults: &mut Vec<Fault>) -> Option<Window> {
     if size <= 0 {
         return fault("a window has a length", "as in 1 MINUTE");
     }
-    let grace = clause.grace.unwrap_or(DEFAULT_GRACE);
+    // As in ksqlDB: what is final at once where nothing is stated needs no grace.
+    let default = if emit == Emit::Final { 0 } else { DEFAULT_GRACE };
+    let grace = clause.grace.unwrap_or(default);
     if clause
         .retention
         .is_some_and(|retention| retention < size.saturating_add(clause.grace.unwrap_or(0)))
@@ -301,15 +320,7 @@ fn output(
     };
     let value_format =
         properties.format("VALUE_FORMAT", faults).or(both).unwrap_or(inherited.value_format);
-    let nested =
-        |kind: &SqlType| matches!(kind, SqlType::Array(_) | SqlType::Map(_) | SqlType::Struct(_));
-    let flat_only = matches!(value_format, Format::Delimited(_) | Format::Kafka);
-    if let Some(column) = columns.iter().find(|c| !c.key && flat_only && nested(&c.kind)) {
-        let message =
-            format!("column {} is {}, which DELIMITED cannot hold", column.name, column.kind);
-        faults.push(Fault::new(statement.name.span, message).help("VALUE_FORMAT = 'JSON'"));
-        return None;
-    }
+    let value_format = properties.with_delimiter(value_format, faults);
     let window = match window.map(|w| w.kind) {
         Some(WindowKind::Tumbling { size } | WindowKind::Hopping { size, .. }) => {
             Some(KeyWindow::Time(size))

@@ -90,7 +90,7 @@ fn collect<T>(result: Bound<T>, faults: &mut Vec<Fault>) -> Option<T> {
 }
 
 /// The name of a column that has no alias.
-fn implied_name(ast: &Ast, context: &Context<'_>) -> Option<String> {
+fn implied_name(ast: &Ast, selection: &Selection, context: &Context<'_>) -> Option<String> {
     match &ast.kind {
         AstKind::Column { qualifier, name } => {
             let has = |source: &&crate::bind::ScopeSource| {
@@ -102,7 +102,16 @@ fn implied_name(ast: &Ast, context: &Context<'_>) -> Option<String> {
                 _ => Some(name.text.clone()),
             }
         }
-        AstKind::Field { name, .. } => Some(name.text.clone()),
+        AstKind::Field { name, .. } => {
+            // A field gives way to the columns of the sources and to those before it.
+            let taken = |wanted: &String| {
+                let sources = &context.scope.sources;
+                let in_source = sources.iter().any(|s| s.columns.iter().any(|(n, _)| n == wanted));
+                in_source || selection.columns.iter().any(|column| column.name == *wanted)
+            };
+            let numbered = (1..).map(|number| format!("{}_{number}", name.text));
+            std::iter::once(name.text.clone()).chain(numbered).find(|name| !taken(name))
+        }
         _ => None,
     }
 }
@@ -127,7 +136,7 @@ fn select_items(
                     continue;
                 }
                 let name = alias.as_ref().map(|alias| alias.text.clone());
-                let name = name.or_else(|| implied_name(value, context));
+                let name = name.or_else(|| implied_name(value, selection, context));
                 let name = name.unwrap_or_else(|| {
                     let name = generated_name(context.naming, selection, context);
                     selection.generated += 1;
@@ -159,7 +168,12 @@ fn select_all(
     let mut offset = 0;
     for (source, scope) in sources.into_iter().flatten().zip(&context.scope.sources) {
         if qualifier.is_none_or(|wanted| wanted.text == scope.label) {
-            for (at, column) in source.columns.iter().enumerate() {
+            let mut columns: Vec<_> = source.columns.iter().enumerate().collect();
+            if !context.select.partition_by.is_empty() {
+                // The old key becomes the last column of the value.
+                columns.sort_by_key(|(_, column)| column.key);
+            }
+            for (at, column) in columns {
                 let name = match context.table {
                     Some(_) => format!("{}_{}", scope.label, column.name),
                     None => column.name.clone(),
@@ -230,7 +244,7 @@ fn key_meanings(
         let Some(meaning) = canonical(ast, &context.scope) else { continue };
         let selected = selection.meanings.iter().any(|(m, _)| m.as_ref() == Some(&meaning));
         if star && !selected {
-            let name = implied_name(ast, context).unwrap_or_else(|| {
+            let name = implied_name(ast, selection, context).unwrap_or_else(|| {
                 let name = generated_name(context.naming, selection, context);
                 selection.generated += 1;
                 name

@@ -44,6 +44,9 @@ pub(super) fn bind(
             None => bind_any(arg, scope)?,
         });
     }
+    if matches!(function.name, "GREATEST" | "LEAST" | "NULLIF") {
+        bound = texts_as_times(bound, args)?;
+    }
     let known: Vec<Argument> = bound
         .iter()
         .map(|expr| Argument { kind: expr.kind.clone(), constant: expr.as_literal().cloned() })
@@ -64,6 +67,20 @@ pub(super) fn bind(
     }
     let (name, call, strict) = (function.name, resolved.call, resolved.strict);
     Ok(Expr { node: Node::Call { name, args: converted, call, strict }, kind: resolved.kind })
+}
+
+/// Literal texts beside dates or times are dates or times.
+fn texts_as_times(bound: Vec<Expr>, args: &[Ast]) -> Bound<Vec<Expr>> {
+    let is_time =
+        |kind: &SqlType| matches!(kind, SqlType::Timestamp | SqlType::Date | SqlType::Time);
+    let Some(kind) = bound.iter().map(|expr| expr.kind.clone()).find(is_time) else {
+        return Ok(bound);
+    };
+    let convert = |(expr, arg): (Expr, &Ast)| {
+        let is_text = expr.kind == SqlType::String && expr.as_literal().is_some();
+        if is_text { coerce(expr, &kind, arg.span) } else { Ok(expr) }
+    };
+    bound.into_iter().zip(args).map(convert).collect()
 }
 
 fn unit_of(ast: &Ast) -> Option<String> {

@@ -35,7 +35,7 @@ pub(super) fn bind(ast: &Ast, scope: &dyn Scope) -> Bound<Expr> {
             }))
         }
         AstKind::Binary { operator, left, right } => {
-            let (one, other) = (super::bind(left, scope)?, super::bind(right, scope)?);
+            let (one, other) = (bind_side(left, right, scope)?, bind_side(right, left, scope)?);
             if operator.is_arithmetic() {
                 arithmetic(*operator, one, other, ast.span)
             } else {
@@ -52,15 +52,16 @@ pub(super) fn bind(ast: &Ast, scope: &dyn Scope) -> Bound<Expr> {
             let at_least = (Operator::GreaterOrEqual, low);
             let at_most = (Operator::LessOrEqual, high);
             let [low, high] = [at_least, at_most].map(|(operator, bound)| {
-                let value = super::bind(value, scope)?;
-                comparison(operator, value, super::bind(bound, scope)?, ast.span)
+                let one = bind_side(value, bound, scope)?;
+                comparison(operator, one, bind_side(bound, value, scope)?, ast.span)
             });
             Ok(negated_if(*negated, condition(Node::And(Box::new(low?), Box::new(high?)))))
         }
         AstKind::In { value, list, negated } => {
             let mut all = vec![super::bind(value, scope)?];
             for item in list {
-                all.push(super::bind(item, scope)?);
+                let bound = super::bind(item, scope)?;
+                all.push(text_as(bound, &all[0].kind, item.span)?);
             }
             let (_, mut all) = unify(all, ast.span)?;
             let list = all.split_off(1);
@@ -74,6 +75,40 @@ pub(super) fn bind(ast: &Ast, scope: &dyn Scope) -> Bound<Expr> {
     }
 }
 
+/// One side of a comparison: beside ROWTIME and the bounds of windows, which are milliseconds, a
+/// text is the moment that it names.
+fn bind_side(side: &Ast, other: &Ast, scope: &dyn Scope) -> Bound<Expr> {
+    const MOMENTS: [&str; 3] = ["ROWTIME", "WINDOWSTART", "WINDOWEND"];
+    if let (AstKind::Text(text), AstKind::Column { name, .. }) = (&side.kind, &other.kind)
+        && MOMENTS.iter().any(|moment| moment.eq_ignore_ascii_case(&name.text))
+    {
+        let Some(micros) = crate::dates::parse_timestamp(text) else {
+            let fault = Fault::new(side.span, format!("'{text}' is no moment"));
+            return Err(Box::new(fault.help("as in '2026-01-31T12:00:00'")));
+        };
+        let millis = Value::Long(micros.div_euclid(1_000));
+        return Ok(super::literal(millis, SqlType::Bigint));
+    }
+    super::bind(side, scope)
+}
+
+/// A literal text in a list of other values, as one of them.
+fn text_as(expr: Expr, kind: &SqlType, span: Span) -> Bound<Expr> {
+    let Some(Value::Text(text)) = expr.as_literal() else { return Ok(expr) };
+    match kind {
+        SqlType::Boolean => explicit_cast(expr, kind, span),
+        kind if kind.is_numeric() => match decimal::parse(text) {
+            Some((units, scale)) => {
+                let digits = units.unsigned_abs().to_string().len() as u8;
+                let kind = SqlType::Decimal { precision: digits.max(scale).max(1), scale };
+                Ok(super::literal(Value::Decimal(units), kind))
+            }
+            None => Err(Box::new(Fault::new(span, format!("'{text}' is no {kind}")))),
+        },
+        _ => Ok(expr),
+    }
+}
+
 /// `operand = value` of a simple CASE.
 pub(super) fn equal(operand: &Ast, value: &Ast, scope: &dyn Scope) -> Bound<Expr> {
     let (one, other) = (super::bind(operand, scope)?, super::bind(value, scope)?);
@@ -81,6 +116,11 @@ pub(super) fn equal(operand: &Ast, value: &Ast, scope: &dyn Scope) -> Bound<Expr
 }
 
 fn comparison(operator: Operator, left: Expr, right: Expr, span: Span) -> Bound<Expr> {
+    let distinct = matches!(operator, Operator::DistinctFrom | Operator::NotDistinctFrom);
+    if !distinct && [&left, &right].iter().any(|side| side.kind == SqlType::Null) {
+        let message = "a comparison with NULL is never true";
+        return Err(Box::new(Fault::new(span, message).help("IS NULL or IS NOT NULL")));
+    }
     let ordered = !matches!(
         operator,
         Operator::Equal | Operator::NotEqual | Operator::DistinctFrom | Operator::NotDistinctFrom

@@ -25,6 +25,13 @@ pub(crate) struct ScopeSource {
     pub columns: Vec<(String, SqlType)>,
 }
 
+/// Pseudo columns answer to their name in any case, whatever the case of the others.
+fn is_named(column: &str, name: &str) -> bool {
+    const PSEUDO: [&str; 5] = ["ROWTIME", "ROWPARTITION", "ROWOFFSET", "WINDOWSTART", "WINDOWEND"];
+    let is_pseudo = || PSEUDO.iter().any(|pseudo| pseudo.eq_ignore_ascii_case(column));
+    column == name || (column.eq_ignore_ascii_case(name) && is_pseudo())
+}
+
 /// The columns of the sources, one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct RowScope {
@@ -40,7 +47,7 @@ impl RowScope {
         for source in &self.sources {
             if qualifier.is_none_or(|wanted| wanted.text == source.label) {
                 qualifier_known = true;
-                if let Some(at) = source.columns.iter().position(|(n, _)| *n == name.text) {
+                if let Some(at) = source.columns.iter().position(|(n, _)| is_named(n, &name.text)) {
                     if let Some((_, _, other)) = found {
                         let message = format!(
                             "{} is a column of both {other} and {}",

@@ -152,20 +152,21 @@ impl Groups {
         time: i64,
     ) -> Result<Vec<Change>, SumOverflow> {
         let key = key_bytes(group);
+        let closed_until =
+            self.stream_time.unwrap_or(time).saturating_sub(grace).saturating_sub(gap);
         let near: Vec<(KeyBytes, i64, i64)> = self
             .cells
             .range((key.clone(), i64::MIN, i64::MIN)..=(key, i64::MAX, i64::MAX))
             .map(|(name, _)| name.clone())
             .filter(|(_, start, end)| {
-                *end >= time.saturating_sub(gap) && *start <= time.saturating_add(gap)
+                let open = *end >= closed_until;
+                open && *end >= time.saturating_sub(gap) && *start <= time.saturating_add(gap)
             })
             .collect();
         let (mut start, mut end) = (time, time);
         for (_, from, to) in &near {
             (start, end) = (start.min(*from), end.max(*to));
         }
-        let closed_until =
-            self.stream_time.unwrap_or(time).saturating_sub(grace).saturating_sub(gap);
         if end < closed_until {
             return Ok(Vec::new());
         }

@@ -68,7 +68,9 @@ struct State {
 }
 
 /// A row that was read.
-pub(crate) struct Incoming {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Incoming {
+    /// The row.
     pub row: GenericRow,
     /// The key's columns.
     pub key: Vec<Value<'static>>,
@@ -305,8 +307,11 @@ pub(crate) fn value_or_null<'r, R: RowView + ?Sized>(
     })
 }
 
-/// A record as a row of its source. `None` for one that has no event time.
-fn read(source: &Source, record: &Record, offset: i64) -> Result<Option<Incoming>, String> {
+/// A record as a row of its source; its partition is 0. `None` for one before 1970.
+///
+/// # Errors
+/// When its key or value is not what the source declares, or its event time is missing.
+pub fn read(source: &Source, record: &Record, offset: i64) -> Result<Option<Incoming>, String> {
     let text = |error: crate::codec::DecodeError| error.to_string();
     let keys: Vec<_> = source.key_columns().collect();
     // A single key column is written bare, whatever the format.
@@ -366,6 +371,8 @@ fn written(
     let json_key = match keys.len() {
         0 => Json::Null,
         1 if key[0].is_null() => Json::Null,
+        // A key that was null stays null; one that was made of NULLs is an object of nulls.
+        _ if !query.repartitions && key.iter().all(Value::is_null) => Json::Null,
         count => encode_columns(key, &keys, output.key_format, count > 1),
     };
     let columns = output.value_columns();
@@ -376,7 +383,7 @@ fn written(
     all.extend(key.iter().map(|value| value.clone().into_owned()));
     all.extend(values.unwrap_or_default().iter().map(|value| value.clone().into_owned()));
     let timestamp = match event_time(output, &all, timestamp, values.is_none()) {
-        Ok(Some(timestamp)) => timestamp,
+        Ok(Some(timestamp)) if timestamp >= 0 => timestamp,
         _ => return None,
     };
     let session = output.window == Some(crate::catalog::KeyWindow::Session);

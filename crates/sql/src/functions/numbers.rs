@@ -80,7 +80,7 @@ fn whole(
 }
 
 /// Types of ROUND and TRUNC: a double alone gives BIGINT, a decimal alone its whole digits, and
-/// with places each keeps its type.
+/// with places each keeps its type. A decimal gets one digit more: 9.5 becomes 10.
 fn places(args: &[Argument]) -> Result<(SqlType, SqlType, Vec<SqlType>), Mismatch> {
     let number = one_number(&args[..1.min(args.len())])?;
     match args.len() {
@@ -88,14 +88,20 @@ fn places(args: &[Argument]) -> Result<(SqlType, SqlType, Vec<SqlType>), Mismatc
             let result = match &number {
                 Double => Bigint,
                 Decimal { precision, scale } => {
-                    Decimal { precision: (precision - scale).max(1), scale: 0 }
+                    Decimal { precision: (precision - scale + 1).min(38), scale: 0 }
                 }
                 other => other.clone(),
             };
             Ok((number.clone(), result, vec![number]))
         }
         2 if args[1].kind.coerces_to(&Int) => {
-            Ok((number.clone(), number.clone(), vec![number, Int]))
+            let result = match number {
+                Decimal { precision, scale } => {
+                    Decimal { precision: (precision + 1).min(38), scale }
+                }
+                ref other => other.clone(),
+            };
+            Ok((number.clone(), result, vec![number, Int]))
         }
         _ => Err(Mismatch::Types),
     }
@@ -207,7 +213,8 @@ fn ln(args: &[Argument]) -> Resolution {
 
 fn log(args: &[Argument]) -> Resolution {
     if args.len() == 1 {
-        return of_double(args, f64::log10);
+        // ksqlDB documents base 10 and computes the natural logarithm.
+        return of_double(args, f64::ln);
     }
     strict(Double, fits(args, &[Double, Double])?, |a| {
         let (base, number) = (double(&a[0]), double(&a[1]));

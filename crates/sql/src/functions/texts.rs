@@ -102,6 +102,9 @@ fn concat_ws(args: &[Argument]) -> Resolution {
         return Err(Mismatch::Types);
     }
     lenient(Text, as_texts(args)?, |a| {
+        if a[0].is_null() {
+            return Ok(Value::Null);
+        }
         let separator = text(&mut a[0]);
         let texts: Vec<&str> = a[1..].iter().filter_map(Value::as_text).collect();
         Ok(Value::text(texts.join(&separator)))

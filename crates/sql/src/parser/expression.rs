@@ -241,6 +241,10 @@ impl Parser {
             TokenKind::Symbol("(") => {
                 self.advance();
                 let inner = self.expression()?;
+                if self.is_symbol(",") && self.is_lambda() {
+                    let message = "ksqlDB's lambda functions are not supported";
+                    return Err(Box::new(Fault::new(start, message)));
+                }
                 self.expect_symbol(")", "to close the bracket")?;
                 return Ok(Ast { span: self.since(start), ..inner });
             }
@@ -249,6 +253,13 @@ impl Parser {
             _ => return Err(self.unexpected("a value")),
         };
         Ok(Ast { kind, span: start })
+    }
+
+    /// Whether the bracket that is open closes before an arrow.
+    fn is_lambda(&self) -> bool {
+        let mut rest = self.tokens[self.at..].iter().map(|token| &token.kind);
+        rest.find(|kind| matches!(kind, TokenKind::Symbol(")") | TokenKind::End));
+        matches!(rest.next(), Some(TokenKind::Symbol("=>")))
     }
 
     fn word(&mut self, word: &str, start: Span) -> Parsed<Ast> {

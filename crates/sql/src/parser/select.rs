@@ -77,7 +77,7 @@ impl Parser {
         let implied = match &self.token().kind {
             TokenKind::Word(word) => {
                 !is_reserved(word)
-                    && !["WINDOW", "PARTITION", "WITHIN"]
+                    && !["WINDOW", "PARTITION", "WITHIN", "ORDER", "UNION", "QUALIFY", "OFFSET"]
                         .iter()
                         .any(|w| w.eq_ignore_ascii_case(word))
             }

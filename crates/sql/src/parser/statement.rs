@@ -191,6 +191,22 @@ impl Parser {
             "DATE" => Ok(SqlType::Date),
             "TIME" => Ok(SqlType::Time),
             "DECIMAL" | "DEC" => self.decimal_type(),
+            "ARRAY" | "MAP" | "STRUCT" => self.nested_type(&word),
+            "BYTES" => {
+                let message = "ksqlDB's type BYTES is not supported";
+                Err(Box::new(
+                    Fault::new(start, message).help("send the bytes as base64 in a STRING"),
+                ))
+            }
+            other => Err(Box::new(
+                Fault::new(start, format!("unknown type {other}")).nearest(other, TYPES),
+            )),
+        }
+    }
+
+    /// ARRAY, MAP or STRUCT, from its `<` on.
+    fn nested_type(&mut self, word: &str) -> Parsed<SqlType> {
+        match word {
             "ARRAY" => {
                 self.expect_symbol("<", "after ARRAY")?;
                 let item = self.sql_type()?;
@@ -209,21 +225,12 @@ impl Parser {
                 self.expect_close()?;
                 Ok(SqlType::Map(Box::new(item)))
             }
-            "STRUCT" => {
+            _ => {
                 self.expect_symbol("<", "after STRUCT")?;
                 let fields = self.list(|p| Ok((p.name("a field's name")?.text, p.sql_type()?)))?;
                 self.expect_close()?;
                 Ok(SqlType::Struct(fields))
             }
-            "BYTES" => {
-                let message = "ksqlDB's type BYTES is not supported";
-                Err(Box::new(
-                    Fault::new(start, message).help("send the bytes as base64 in a STRING"),
-                ))
-            }
-            other => Err(Box::new(
-                Fault::new(start, format!("unknown type {other}")).nearest(other, TYPES),
-            )),
         }
     }
 
