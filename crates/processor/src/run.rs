@@ -131,7 +131,8 @@ impl Process<'_> {
     }
 
     fn engine(&self, name: &str, status: Status) -> Result<()> {
-        let broker = KafkaBroker::connect(&self.kafka, self.args, &self.shared, name)?;
+        let how = (self.args.processing_guarantee, self.args.group_protocol);
+        let broker = KafkaBroker::connect(&self.kafka, how, &self.shared, name)?;
         let options = Options {
             limits: Limits {
                 records: usize::try_from(self.args.batch_records)?,

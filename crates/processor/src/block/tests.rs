@@ -19,6 +19,7 @@ fn head(sequence: u64, complete_from: u64) -> Head {
         next_offset: 42,
         table_offset: 5,
         body: vec![1, 2, 3],
+        growths: Vec::new(),
     }
 }
 
