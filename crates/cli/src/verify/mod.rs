@@ -31,7 +31,7 @@ mod windows;
 use anyhow::{Result, bail};
 use caudal_kafka::KafkaArgs;
 use clap::Args;
-pub use sheet::Sheet;
+pub use sheet::{Sheet, grouped};
 
 /// Arguments of `caudal verify`.
 #[derive(Debug, Args)]

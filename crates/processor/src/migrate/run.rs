@@ -6,15 +6,17 @@
 //! and the txn is aborted. Its `transactional.id` is fixed, so of two migrations one is fenced.
 
 use super::{Moved, Old, grow};
+use crate::block::Heads;
 use crate::broker::Broker;
 use crate::restore::Restore;
 use crate::shared::{Shared, Stage, TaskId};
 use crate::tasks::Task;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use caudal_core::outbox::Outbox;
-use caudal_kafka::TopicPartition;
 use caudal_kafka::consumer::{Change, Limits};
+use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::txn::TxnError;
+use caudal_kafka::{Kafka, TopicPartition};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +31,21 @@ const SLICE: Duration = Duration::from_millis(100);
 const LIMITS: Limits = Limits { records: 1, bytes: 1, idle: SLICE };
 /// How often an aborted commit is tried again.
 const TRIES: usize = 5;
+
+/// Where every task stands by the state log, which has so many partitions.
+///
+/// # Errors
+/// When it cannot be read to its end, or a block is damaged or missing.
+pub fn heads(kafka: &Kafka, shared: &Shared, partitions: i32) -> Result<Heads> {
+    let mut reader = LogReader::connect(kafka, &shared.state_topic)?;
+    (0..partitions).for_each(|partition| reader.add(partition, None));
+    let mut heads = Heads::default();
+    reader.read_all(STILL, |record| -> Result<()> {
+        let at = || format!("{}-{}@{}", shared.state_topic, record.partition, record.offset);
+        heads.observe(record.value.as_deref().unwrap_or_default()).with_context(at)
+    })?;
+    Ok(heads)
+}
 
 /// The group's only member.
 pub struct Mover<B> {
