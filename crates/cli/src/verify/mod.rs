@@ -12,6 +12,7 @@
 mod balance;
 mod cut;
 mod differences;
+mod eras;
 mod identity;
 mod input;
 mod ledgers;
