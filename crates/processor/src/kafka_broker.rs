@@ -26,6 +26,17 @@ const REJOIN: Duration = Duration::from_secs(1);
 /// How long to look for records behind a silent partition's position.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How to work.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// What a commit promises.
+    pub guarantee: Guarantee,
+    /// How partitions are given out.
+    pub protocol: GroupProtocol,
+    /// Whether to leave the group at the end, instead of keeping the name for a restart.
+    pub is_guest: bool,
+}
+
 /// The clients of one engine thread.
 pub struct KafkaBroker {
     kafka: Kafka,
@@ -49,19 +60,24 @@ impl KafkaBroker {
     /// When a client cannot be made, or the coordinator does not answer.
     pub fn connect(
         kafka: &Kafka,
-        (guarantee, protocol): (Guarantee, GroupProtocol),
+        manner: Manner,
         shared: &Shared,
         name: &str,
     ) -> Result<KafkaBroker> {
         // First of all end what a predecessor of this name left open: its offsets and blocks are
         // then stable, and nobody waits for its time-out.
         let id = format!("{GROUP}-{name}");
-        let producer =
-            TxnProducer::connect_with(kafka, &id, guarantee, Some(&shared.state_topic), PATIENCE)?;
+        let producer = TxnProducer::connect_with(
+            kafka,
+            &id,
+            manner.guarantee,
+            Some(&shared.state_topic),
+            PATIENCE,
+        )?;
         let membership = Membership {
             group: GROUP.to_owned(),
-            instance: id,
-            protocol,
+            instance: (!manner.is_guest).then_some(id),
+            protocol: manner.protocol,
             topics: vec![Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)],
         };
         let tables = shared.tables();

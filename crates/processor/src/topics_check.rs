@@ -88,3 +88,31 @@ fn wait_for_topics(kafka: &Kafka) -> Result<BTreeMap<String, admin::Topic>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_query::plan::shipped;
+
+    #[test]
+    fn half_grown_topics_are_refused_with_the_command_that_completes_them() {
+        let shared = Shared::new(shipped(), 1, 0);
+        let topic = |name: &str, partitions| admin::Topic {
+            name: name.to_owned(),
+            partitions,
+            replication: 3,
+            config: BTreeMap::new(),
+        };
+        let all = partitioned(&shared);
+        assert_eq!((&**all[0], &***all.last().unwrap()), ("caudal_estado", "transacciones"));
+        let names = all.iter().map(|name| name.to_string());
+        let mut found: BTreeMap<String, admin::Topic> =
+            names.map(|name| (name.clone(), topic(&name, 6))).collect();
+        assert_eq!(partition_count(&found, &shared).unwrap(), 6);
+        found.insert("caudal_estado".into(), topic("caudal_estado", 10));
+        let error = partition_count(&found, &shared).unwrap_err().to_string();
+        assert!(error.contains("caudal topics migrate --partitions 10"), "{error}");
+        found.remove("ventas_gold");
+        assert!(partition_count(&found, &shared).is_err());
+    }
+}

@@ -19,7 +19,7 @@ use caudal_kafka::consumer::GroupProtocol;
 use caudal_kafka::offsets::Offsets;
 use caudal_kafka::txn::Guarantee;
 use caudal_kafka::{Kafka, KafkaArgs};
-use caudal_processor::kafka_broker::{GROUP, KafkaBroker};
+use caudal_processor::kafka_broker::{GROUP, KafkaBroker, Manner};
 use caudal_processor::migrate::run::{Mover, NAME, heads};
 use caudal_processor::migrate::{Moved, Widening};
 use caudal_processor::shared::Shared;
@@ -29,6 +29,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
 
+/// `client.id`.
+const CLIENT: &str = "caudal-migrate";
 /// A member that was killed, or is static and has left, is listed until its session is over (6 s).
 const LEAVING: Duration = Duration::from_secs(8);
 /// How long brokers may take to hear of new partitions.
@@ -58,7 +60,7 @@ pub struct MigrateArgs {
 /// # Errors
 /// What is in the way, with what to do. Run again, it goes on where it was.
 pub async fn run(args: &MigrateArgs) -> Result<()> {
-    let kafka = args.kafka.connect("caudal-migrate")?;
+    let kafka = args.kafka.connect(CLIENT)?;
     let database_url = match &args.database_url {
         Some(url) => url.clone(),
         None => caudal_stack::Stack::open()?.database_url(),
@@ -150,8 +152,12 @@ impl<'k> Job<'k> {
         {
             wait_until_empty(&offsets, group, service)?;
         }
-        let how = (Guarantee::ExactlyOnceV2, GroupProtocol::Classic);
-        let broker = KafkaBroker::connect(self.kafka, how, &self.new, NAME)?;
+        let manner = Manner {
+            guarantee: Guarantee::ExactlyOnceV2,
+            protocol: GroupProtocol::Classic,
+            is_guest: true,
+        };
+        let broker = KafkaBroker::connect(self.kafka, manner, &self.new, NAME)?;
         let of_inputs = [topics::TRANSACCIONES, topics::PARCIALES];
         let inputs = self.topics.iter().filter(|(topic, _)| of_inputs.contains(&&**topic));
         Mover::join(broker, inputs.map(|(_, count)| *count).min().unwrap_or(from))
@@ -242,11 +248,11 @@ fn check_counts(from: i32, to: i32, topics: &[(Arc<str>, i32)]) -> Result<()> {
 }
 
 fn wait_until_empty(offsets: &Offsets, group: &str, service: &str) -> Result<()> {
-    let own = format!("{GROUP}-{NAME}");
     let until = Instant::now() + LEAVING;
     loop {
         let mut members = offsets.members(group)?;
-        members.retain(|member| !member.starts_with(&own));
+        // A guest's id begins with its client's. One that was killed is waited for in the group.
+        members.retain(|member| !member.starts_with(CLIENT));
         if members.is_empty() {
             return Ok(());
         }
