@@ -104,7 +104,8 @@ async fn positions(offsets: &Offsets, database_url: &str, most: i32) -> Result<P
         PgConnection::connect(database_url).await.context("cannot connect to PostgreSQL")?;
     let rows = sqlx::query("SELECT topic, partition, next_offset FROM sink_offsets")
         .fetch_all(&mut connection)
-        .await?;
+        .await
+        .context("cannot read table sink_offsets; caudal-sink makes it when it first starts")?;
     for topic in SINK {
         let stored = (0..count(topic)?).map(|p| {
             let row = rows.iter().find(|r| {

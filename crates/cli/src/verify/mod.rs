@@ -5,7 +5,8 @@
 //! ([`cut`]): first a snapshot of PostgreSQL, then the processor's positions, then the topics to
 //! their proven ends. What lies beyond those positions is in flight, and not judged.
 //!
-//! [`sources`] judges the producer, [`input`] stage 1, [`windows`] and [`window_rows`] the queries,
+//! Where the topics have grown, [`eras`] tells the times before and after apart. [`sources`] judges the
+//! producer, [`input`] stage 1, [`windows`] and [`window_rows`] the queries,
 //! [`stored`] and [`refused`] the sink, [`ledgers`] the counters; all of them are pure. [`reading`]
 //! and [`tables`] read, [`differences`] and [`names`] collect, [`sheet`] prints.
 

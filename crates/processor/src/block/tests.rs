@@ -64,6 +64,19 @@ fn a_block_of_many_parts_reads_back() {
 }
 
 #[test]
+fn growths_read_back_and_cost_nothing_where_there_are_none() {
+    let growth = |partitions, next_offset| Growth { partitions, next_offset };
+    let grown = Head { growths: vec![growth(6, 40), growth(8, 42)], ..head(0, 0) };
+    for head in [head(0, 0), grown] {
+        let part = parts(&head, 1).remove(0);
+        assert_eq!(part[0], if head.growths.is_empty() { 4 } else { 6 }, "version, zigzag");
+        let mut assembler = Assembler::default();
+        let block = assembler.add(&part).expect("part").expect("block");
+        assert_eq!((&block.head, read(&block)), (&head, vec![0]));
+    }
+}
+
+#[test]
 fn missing_parts_and_blocks_are_noticed() {
     let many = parts(&head(0, 0), 20_000);
     let mut assembler = Assembler::default();

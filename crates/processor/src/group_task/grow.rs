@@ -124,3 +124,40 @@ fn entries_of(totals: &MergeState) -> impl Iterator<Item = Partial> + '_ {
         Some(entry)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_core::time::{HOUR, MINUTE};
+    use caudal_query::aggregate::Accumulator;
+    use caudal_query::merge::Merged;
+    use caudal_query::plan::ventas_gold;
+
+    #[test]
+    fn a_window_that_one_task_has_closed_stays_closed_for_its_groups() {
+        let shared = |partitions| Arc::new(Shared::new(vec![ventas_gold()], partitions, HOUR));
+        let mut old: Vec<GroupTask> = (0..2).map(|p| GroupTask::new(shared(2), p)).collect();
+        let (fast, slow) = (10 * MINUTE, 9 * MINUTE);
+        (old[0].at.watermarks[0], old[1].at.watermarks[0]) = (fast, slow);
+        let widening = Widening { from: 2, to: 3 };
+        let known = (&Newcomer::default(), &[fast, slow, fast][..]);
+        for partition in 0..3 {
+            let at = (widening, partition);
+            let (mut outbox, mut moved) = (Outbox::default(), Moved::default());
+            let task = GroupTask::grown(&shared(3), at, &old, known, &mut outbox, &mut moved);
+            let mut task = task.unwrap();
+            assert_eq!(task.at.watermarks, [fast], "{partition}");
+            assert_eq!(task.at.sources[1], Source { stream_time: slow, idle: 0 });
+            // Closed by the fast task, open by the slow one.
+            let late = Partial {
+                group: "[\"m\",\"EUR\"]".into(),
+                pane: 8 * MINUTE,
+                from: 8 * MINUTE,
+                values: Accumulator::of(1),
+            };
+            let watermark = task.at.watermarks[0];
+            let merged = task.queries[0].merge(&ventas_gold(), &late, watermark);
+            assert_eq!(merged, Ok(Merged::TooLate));
+        }
+    }
+}
