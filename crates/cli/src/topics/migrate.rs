@@ -168,7 +168,7 @@ impl<'k> Job<'k> {
         let admin = Admin::connect(self.kafka)?;
         for (topic, count) in &self.topics {
             if *count < self.widening.to {
-                admin.create_partitions(topic, self.widening.to)?;
+                self.grow(&admin, topic)?;
                 println!("{topic}: {} partitions", self.widening.to);
             }
         }
@@ -185,6 +185,23 @@ impl<'k> Job<'k> {
             );
         }
         Ok(())
+    }
+
+    /// Gives a topic its partitions. The broker that listed it may not have heard yet that an earlier
+    /// run did so; the controller, which knows, then refuses.
+    fn grow(&self, admin: &Admin, topic: &str) -> Result<()> {
+        let Err(error) = admin.create_partitions(topic, self.widening.to) else { return Ok(()) };
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if admin.topics()?.get(topic).is_some_and(|t| t.partitions == self.widening.to) {
+                return Ok(());
+            }
+            if error.transient && admin.create_partitions(topic, self.widening.to).is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Err(error.into())
     }
 
     /// Where the old partitions of the input end.

@@ -50,6 +50,8 @@ pub fn heads(kafka: &Kafka, shared: &Shared, partitions: i32) -> Result<Heads> {
 /// The group's only member.
 pub struct Mover<B> {
     broker: B,
+    /// The partitions that were there at the beginning: whoever holds them all is alone.
+    wanted: BTreeSet<TopicPartition>,
     owned: BTreeSet<TopicPartition>,
 }
 
@@ -59,21 +61,28 @@ impl<B: Broker> Mover<B> {
     /// # Errors
     /// When another member holds some of them.
     pub fn join(broker: B, partitions: i32) -> Result<Mover<B>> {
-        let mut mover = Mover { broker, owned: BTreeSet::new() };
-        let wanted: BTreeSet<TopicPartition> = ids(partitions).map(TaskId::input).collect();
-        let until = mover.broker.now() + ASSIGNED;
-        while !mover.owned.is_superset(&wanted) {
-            mover.gather()?;
-            if mover.broker.now() > until {
+        let wanted = ids(partitions).map(TaskId::input).collect();
+        let mut mover = Mover { broker, wanted, owned: BTreeSet::new() };
+        mover.own_all()?;
+        Ok(mover)
+    }
+
+    /// Waits until every partition is ours.
+    fn own_all(&mut self) -> Result<()> {
+        let until = self.broker.now() + ASSIGNED;
+        self.gather()?;
+        while !self.owned.is_superset(&self.wanted) {
+            if self.broker.now() > until {
+                let lacking = self.wanted.difference(&self.owned).count();
                 bail!(
-                    "another member of group caudal-processor holds {} of {} partitions: a \
+                    "another member of group caudal-processor holds {lacking} of {} partitions: a \
                      processor is running. Stop it (`caudal services down`), and run this again",
-                    wanted.len() - mover.owned.len().min(wanted.len()),
-                    wanted.len()
+                    self.wanted.len()
                 );
             }
+            self.gather()?;
         }
-        Ok(mover)
+        Ok(())
     }
 
     /// Serves the group.
@@ -142,8 +151,8 @@ impl<B: Broker> Mover<B> {
         let (outbox, moved) = grow(shared, old)?;
         let mut last = String::new();
         for _ in 0..TRIES {
-            // The membership as of now.
-            self.gather()?;
+            // The membership as of now. It changes when the client hears of the new partitions.
+            self.own_all()?;
             match self.broker.commit(&outbox) {
                 Ok(_) => return Ok(moved),
                 Err(TxnError::Aborted(why)) => last = why,
