@@ -2,7 +2,7 @@
 //! them in a console consumer and two different groups never share one.
 
 use crate::aggregate::Accumulator;
-use crate::plan::{Function, Plan};
+use crate::plan::{Function, GroupColumn, Plan};
 use caudal_core::row::Value;
 use caudal_core::transaction::ValidTransaction;
 use std::sync::Arc;
@@ -51,6 +51,15 @@ fn push_json_text(out: &mut String, text: &str) {
     }
 }
 
+/// The account in a group's key. `None` when the plan does not group by it, or the key is not one
+/// of the plan's.
+#[must_use]
+pub fn account_of(plan: &Plan, group: &str) -> Option<String> {
+    let at = plan.group_by.iter().position(|column| *column == GroupColumn::AccountId)?;
+    let mut texts: Vec<String> = serde_json::from_str(group).ok()?;
+    (texts.len() == plan.group_by.len()).then(|| texts.swap_remove(at))
+}
+
 /// Key of an output row: the group's values and the window's start, `["85123A","GBP",1291…]`.
 #[must_use]
 pub fn row_key(group: &str, window_start: i64) -> Vec<u8> {
@@ -81,7 +90,7 @@ pub fn row(plan: &Plan, group: &str, start: i64, values: &Accumulator) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::ventas_gold;
+    use crate::plan::{alertas_fraude, ventas_gold};
 
     #[test]
     fn keys_are_json_whatever_the_text() {
@@ -89,6 +98,14 @@ mod tests {
         push_json_text(&mut key, "a\"b|c\\");
         assert_eq!(serde_json::from_str::<String>(&key).expect("json"), "a\"b|c\\");
         assert_eq!(row_key("[\"a\",\"EUR\"]", 60), b"[\"a\",\"EUR\",60]");
+    }
+
+    #[test]
+    fn the_account_is_found_in_a_key() {
+        let found = |plan: &Plan, key: &str| account_of(plan, key);
+        assert_eq!(found(&alertas_fraude(), "[\"a,\\\"b\",\"EUR\"]").as_deref(), Some("a,\"b"));
+        assert_eq!(found(&alertas_fraude(), "[\"a\"]"), None);
+        assert_eq!(found(&ventas_gold(), "[\"m\",\"EUR\"]"), None);
     }
 
     #[test]
