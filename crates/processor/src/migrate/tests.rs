@@ -8,7 +8,7 @@ use caudal_core::partitioner::partition_of;
 use caudal_core::time::{HOUR, MINUTE, SECOND, to_rfc3339};
 use caudal_kafka::TopicPartition;
 use caudal_query::plan::{Emit, Plan, alertas_fraude, ventas_gold};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 const BASE: i64 = 1_780_000_000 * SECOND;
 const NOW_MS: i64 = 1_790_000_000_000;
@@ -82,8 +82,10 @@ impl Pipe {
             }
             let mut records: VecDeque<_> = std::mem::take(&mut self.waiting).into();
             let tables = Tables::new(&self.shared);
-            let (outbox, touched) =
-                tasks.process(&self.shared, &mut records, &tables).expect("processed");
+            let mut outbox = Outbox::default();
+            let touched =
+                tasks.process(&self.shared, &mut records, &tables, &mut outbox).expect("processed");
+            tasks.finish(&touched, &BTreeMap::new(), &tables, &mut outbox).expect("finished");
             assert!(records.is_empty());
             for id in touched {
                 tasks.get_mut(id).expect("running").commit();
