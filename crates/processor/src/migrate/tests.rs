@@ -312,7 +312,7 @@ fn positions_bounds_and_growths_stay_with_their_partition() {
     let (outbox, _) = grow(&Arc::new(Shared::new(plans(), 5, HOUR)), &old).expect("moved");
     let position = |partition: usize| &outbox.positions[partition];
     assert!(position(1).metadata.starts_with("17 "), "{:?}", position(1));
-    assert_eq!((position(4).next_offset, position(4).metadata.as_str()), (9, "- 0"));
+    assert_eq!((position(4).next_offset, position(4).metadata.as_str()), (9, "- 0 0"));
 }
 
 #[test]
