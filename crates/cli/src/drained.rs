@@ -32,16 +32,8 @@ pub async fn wait(
     let (mut last, mut moved) = (BTreeMap::new(), Instant::now());
     loop {
         tick()?;
-        let positions = positions(&offsets, database_url).await?;
-        let mut behind = None;
-        for (topic, positions) in &positions {
-            let drained = LogReader::drained(kafka, topic, positions, LOOK)?;
-            if drained.len() < positions.len() {
-                behind = Some(*topic);
-                break;
-            }
-        }
-        let Some(behind) = behind else { return Ok(()) };
+        let positions = positions(&offsets, database_url, i32::MAX).await?;
+        let Some(behind) = first_behind(kafka, &positions)? else { return Ok(()) };
         if positions != last {
             (last, moved) = (positions, Instant::now());
         }
@@ -53,6 +45,34 @@ pub async fn wait(
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// A topic with records that its reader has not done: the processor of its inputs, the sink of the
+/// others. Only the first `partitions` of each are looked at, and `transacciones` only where
+/// `with_input` says so.
+///
+/// # Errors
+/// When Kafka or PostgreSQL does not answer.
+pub async fn behind(
+    kafka: &Kafka,
+    database_url: &str,
+    partitions: i32,
+    with_input: bool,
+) -> Result<Option<&'static str>> {
+    let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-processor")?;
+    let mut positions = positions(&offsets, database_url, partitions).await?;
+    positions.retain(|topic, _| with_input || *topic != topics::TRANSACCIONES);
+    tokio::task::block_in_place(|| first_behind(kafka, &positions))
+}
+
+fn first_behind(kafka: &Kafka, positions: &Positions) -> Result<Option<&'static str>> {
+    for (topic, positions) in positions {
+        let drained = LogReader::drained(kafka, topic, positions, LOOK)?;
+        if drained.len() < positions.len() {
+            return Ok(Some(topic));
+        }
+    }
+    Ok(None)
 }
 
 /// `caudal drained`, on the native stack.
@@ -69,12 +89,13 @@ pub async fn run(patience_s: u64) -> Result<()> {
 
 type Positions = BTreeMap<&'static str, BTreeMap<i32, i64>>;
 
-/// Next offsets: of the processor's inputs from its group, of the sink's from its table.
-async fn positions(offsets: &Offsets, database_url: &str) -> Result<Positions> {
+/// Next offsets of the first `most` partitions: of the processor's inputs from its group, of the
+/// sink's from its table.
+async fn positions(offsets: &Offsets, database_url: &str, most: i32) -> Result<Positions> {
+    let count = |topic| Ok::<i32, anyhow::Error>(offsets.partitions(topic)?.min(most));
     let mut all = Positions::new();
     for topic in [topics::TRANSACCIONES, topics::PARCIALES] {
-        let partitions: Vec<_> =
-            (0..offsets.partitions(topic)?).map(|p| (Arc::<str>::from(topic), p)).collect();
+        let partitions: Vec<_> = (0..count(topic)?).map(|p| (Arc::<str>::from(topic), p)).collect();
         let committed = offsets.committed(&partitions)?;
         let next = committed.iter().map(|(p, c)| (p.1, c.as_ref().map_or(0, |c| c.next_offset)));
         all.insert(topic, next.collect());
@@ -83,9 +104,10 @@ async fn positions(offsets: &Offsets, database_url: &str) -> Result<Positions> {
         PgConnection::connect(database_url).await.context("cannot connect to PostgreSQL")?;
     let rows = sqlx::query("SELECT topic, partition, next_offset FROM sink_offsets")
         .fetch_all(&mut connection)
-        .await?;
+        .await
+        .context("cannot read table sink_offsets; caudal-sink makes it when it first starts")?;
     for topic in SINK {
-        let stored = (0..offsets.partitions(topic)?).map(|p| {
+        let stored = (0..count(topic)?).map(|p| {
             let row = rows.iter().find(|r| {
                 r.get::<String, _>("topic") == topic && r.get::<i32, _>("partition") == p
             });

@@ -58,9 +58,9 @@ enum Command {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        // Both block on a runtime of their own (the Kafka admin client's).
+        // It blocks on a runtime of its own (the Kafka admin client's).
         Command::Stack(command) => tokio::task::block_in_place(|| stack(command)),
-        Command::Topics(command) => tokio::task::block_in_place(|| topics::run(&command)),
+        Command::Topics(command) => topics::run(&command).await,
         Command::Services(command) => services::run(&command),
         Command::Demo(args) => demo::run(&args).await,
         Command::Reset { .. } => demo::reset_stack().await,
@@ -78,7 +78,8 @@ fn stack(command: StackCommand) -> anyhow::Result<()> {
     if is_up {
         let stack = Stack::open()?;
         let made = topics::apply_shipped(&caudal_kafka::Kafka::plain(&stack.bootstrap_servers()))?;
-        eprintln!("stack: topics as in config/topics.toml ({made} changes)");
+        eprintln!("stack: topics as in config/topics.toml ({} changes)", made.changes);
+        made.note.iter().for_each(|note| eprintln!("stack: {note}"));
     }
     Ok(())
 }

@@ -1,14 +1,20 @@
-//! `caudal topics plan|apply`: topics as code.
+//! `caudal topics plan|apply|migrate`: topics as code.
+
+pub mod migrate;
 
 use anyhow::{Context as _, Result, bail};
 use caudal_kafka::KafkaArgs;
 use caudal_kafka::admin::{Admin, Topic};
+use caudal_processor::shared::Shared;
+use caudal_processor::topics_check::partitioned;
+use caudal_query::plan::shipped;
 use clap::Subcommand;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use tokio::task::block_in_place;
 
 const SHIPPED: &str = include_str!("../../../config/topics.toml");
 
@@ -20,6 +26,13 @@ pub enum TopicsCommand {
     /// Make the difference: create topics and change settings; never delete, shrink, or grow a
     /// keyed topic
     Apply(TopicsArgs),
+    /// More partitions for the topics whose keys have state: grow them together, and move the state
+    /// after its keys. Stop producers, processor and sink first. Run it again if it was interrupted
+    ///
+    /// Each remembered transaction id is copied to N / gcd(N, now) partitions: twice the present
+    /// number costs two copies, a number that shares no divisor with it N copies, until the dedup
+    /// horizon has passed
+    Migrate(migrate::MigrateArgs),
 }
 
 /// What both take.
@@ -72,6 +85,12 @@ enum Step {
         changed: Vec<(String, Option<String>, String)>,
         all: BTreeMap<String, String>,
     },
+    /// The topic was grown: no difference, because partitions cannot be taken away.
+    Grown {
+        topic: String,
+        has: i32,
+        file: i32,
+    },
     /// A difference that is not made: said, with what to do.
     Refuse {
         topic: String,
@@ -92,6 +111,9 @@ impl fmt::Display for Step {
                     write!(f, "  {key}: {} -> {new}", old.as_deref().unwrap_or("(inherited)"))
                 })
             }
+            Step::Grown { topic, has, file } => {
+                write!(f, "= {topic}  has {has} partitions, the file says {file}")
+            }
             Step::Refuse { topic, why } => write!(f, "! {topic}  {why}"),
         }
     }
@@ -101,32 +123,67 @@ impl fmt::Display for Step {
 ///
 /// # Errors
 /// When the file cannot be used, the cluster does not answer, or a plan is not empty.
-pub fn run(command: &TopicsCommand) -> Result<()> {
-    let (TopicsCommand::Plan(args) | TopicsCommand::Apply(args)) = command;
+pub async fn run(command: &TopicsCommand) -> Result<()> {
+    match command {
+        // Both block on a runtime of their own (the Kafka admin client's).
+        TopicsCommand::Plan(args) => block_in_place(|| compare(args, Purpose::Plan)),
+        TopicsCommand::Apply(args) => block_in_place(|| compare(args, Purpose::Apply)),
+        TopicsCommand::Migrate(args) => migrate::run(args).await,
+    }
+}
+
+enum Purpose {
+    Plan,
+    Apply,
+}
+
+fn compare(args: &TopicsArgs, purpose: Purpose) -> Result<()> {
     let admin = Admin::connect(&args.kafka.connect("caudal-topics")?)?;
-    let steps = plan(&wanted(args.topics.as_ref())?, &admin.topics()?);
+    let (grown, steps) = split(plan(&wanted(args.topics.as_ref())?, &admin.topics()?));
+    grown.iter().for_each(|note| println!("{note}"));
     if steps.is_empty() {
         println!("topics: as wanted");
         return Ok(());
     }
     steps.iter().for_each(|step| println!("{step}"));
-    match command {
-        TopicsCommand::Plan(_) => {
+    match purpose {
+        Purpose::Plan => {
             bail!("{} differences; make them with `caudal topics apply`", steps.len())
         }
-        TopicsCommand::Apply(_) => make(&admin, &steps),
+        Purpose::Apply => make(&admin, &steps),
     }
+}
+
+/// What [`apply_shipped`] did.
+pub struct Applied {
+    /// Steps made.
+    pub changes: usize,
+    /// A word on topics that have more partitions than the file says.
+    pub note: Option<String>,
 }
 
 /// Creates and configures what the shipped file wants, silently: what `stack up` and the demo do.
 ///
 /// # Errors
 /// When the cluster refuses.
-pub fn apply_shipped(kafka: &caudal_kafka::Kafka) -> Result<usize> {
+pub fn apply_shipped(kafka: &caudal_kafka::Kafka) -> Result<Applied> {
     let admin = Admin::connect(kafka)?;
-    let steps = plan(&wanted(None)?, &admin.topics()?);
+    let (note, steps) = split(plan(&wanted(None)?, &admin.topics()?));
     make(&admin, &steps)?;
-    Ok(steps.len())
+    Ok(Applied { changes: steps.len(), note })
+}
+
+/// The steps without those topics that were grown, and one line on these.
+fn split(steps: Vec<Step>) -> (Option<String>, Vec<Step>) {
+    let (grown, steps): (Vec<Step>, Vec<Step>) =
+        steps.into_iter().partition(|step| matches!(step, Step::Grown { .. }));
+    let note = match &grown[..] {
+        [] => None,
+        [one] => Some(one.to_string()),
+        [first, rest @ ..] => Some(format!("{first}; so do {} more: they were grown", rest.len())),
+    };
+    let note = note.map(|note| note + ". Correct the file, so that a new cluster gets as many");
+    (note, steps)
 }
 
 /// Creates every topic of the shipped file without looking first: after a deletion a broker may
@@ -153,6 +210,7 @@ fn make(admin: &Admin, steps: &[Step]) -> Result<()> {
             Step::Create(topic) => admin.create(topic)?,
             Step::Configure { topic, all, .. } => admin.configure(topic, all)?,
             Step::Refuse { .. } => refused += 1,
+            Step::Grown { .. } => {}
         }
     }
     let created: Vec<&str> = steps
@@ -212,17 +270,23 @@ fn plan(wanted: &[Wanted], found: &BTreeMap<String, Topic>) -> Vec<Step> {
     wanted.iter().flat_map(|w| plan_topic(w, found.get(&w.topic.name))).collect()
 }
 
+/// Whether the processor needs as many partitions of it as of its input.
+fn has_state(topic: &str) -> bool {
+    let shared = Shared::new(shipped(), 1, 0);
+    partitioned(&shared).iter().any(|name| ***name == *topic)
+}
+
 fn plan_topic(wanted: &Wanted, found: Option<&Topic>) -> Vec<Step> {
     let Some(found) = found else { return vec![Step::Create(wanted.topic.clone())] };
     let mut steps = Vec::new();
     let refuse = |why: String| Step::Refuse { topic: found.name.clone(), why };
-    if found.partitions != wanted.topic.partitions {
-        let difference =
-            format!("has {} partitions, not {}", found.partitions, wanted.topic.partitions);
-        steps.push(refuse(if found.partitions > wanted.topic.partitions {
-            format!("{difference}; partitions cannot be taken away: correct the file")
-        } else if wanted.keyed {
-            format!("{difference}; its keys would move away from their state: drain it, make a new topic")
+    let (has, file) = (found.partitions, wanted.topic.partitions);
+    if has > file {
+        steps.push(Step::Grown { topic: found.name.clone(), has, file });
+    } else if has < file {
+        let difference = format!("has {has} partitions, not {file}");
+        steps.push(refuse(if wanted.keyed || has_state(&found.name) {
+            format!("{difference}; its keys would move away from their state: `caudal topics migrate --partitions {file}` grows all such topics and moves it")
         } else {
             format!("{difference}; grow it by hand with kafka-topics.sh --alter --partitions")
         }));
@@ -274,7 +338,13 @@ mod tests {
     #[test]
     fn never_shrinks_or_grows_a_keyed_topic() {
         assert!(matches!(&steps(topic(6, &[]), true, topic(3, &[]))[..], [Step::Refuse { .. }]));
-        assert!(matches!(&steps(topic(6, &[]), false, topic(12, &[]))[..], [Step::Refuse { .. }]));
+        let planned = steps(topic(6, &[]), true, topic(12, &[]));
+        assert!(matches!(&planned[..], [Step::Grown { .. }]));
+        let (note, left) = split([planned.clone(), planned].concat());
+        let note = note.expect("a note");
+        assert!(
+            left.is_empty() && note.contains("has 12 partitions, the file says 6; so do 1 more")
+        );
     }
 
     #[test]

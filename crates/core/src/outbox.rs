@@ -125,7 +125,7 @@ pub struct Position {
 }
 
 /// The outputs and input positions of one batch, in the order in which they are produced.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Outbox {
     /// Outputs, dead letters, partials, then state blocks.
     pub records: Vec<OutRecord>,

@@ -31,7 +31,7 @@ impl Member {
     fn join(kafka: &Kafka, topic: &str, name: &str, protocol: GroupProtocol) -> Result<Member> {
         let membership = Membership {
             group: topic.to_owned(),
-            instance: name.to_owned(),
+            instance: Some(name.to_owned()),
             topics: vec![Arc::from(topic)],
             protocol,
         };

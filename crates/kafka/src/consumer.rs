@@ -40,8 +40,8 @@ pub struct Membership {
     /// Group id.
     pub group: String,
     /// `group.instance.id`: static membership, so that a restart keeps its partitions and fences
-    /// its predecessor.
-    pub instance: String,
+    /// its predecessor. `None`: a guest, who leaves the group when it is dropped.
+    pub instance: Option<String>,
     /// Topics to subscribe to.
     pub topics: Vec<Arc<str>>,
     /// How partitions are given out.
@@ -161,7 +161,7 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
     list.elements().iter().map(|e| (Arc::from(e.topic()), e.partition())).collect()
 }
 
-/// A static member of a consumer group, reading committed records.
+/// A member of a consumer group, reading committed records.
 pub struct GroupConsumer {
     consumer: Arc<BaseConsumer<Context>>,
     topics: BTreeMap<String, Arc<str>>,
@@ -174,10 +174,10 @@ impl GroupConsumer {
     /// When the client refuses its configuration.
     pub fn join(kafka: &Kafka, membership: &Membership) -> Result<GroupConsumer> {
         let mut config = kafka.consumer_config(Isolation::ReadCommitted);
-        config
-            .set("group.id", &membership.group)
-            .set("group.instance.id", &membership.instance)
-            .set("max.poll.interval.ms", "300000");
+        config.set("group.id", &membership.group).set("max.poll.interval.ms", "300000");
+        if let Some(instance) = &membership.instance {
+            config.set("group.instance.id", instance);
+        }
         match membership.protocol {
             GroupProtocol::Classic => config
                 .set("group.protocol", "classic")

@@ -70,6 +70,20 @@ impl Offsets {
         }
     }
 
+    /// Ids of the members of a group; of a static one it begins with its name. Those of
+    /// a group under the protocol of KIP-848 are not told to this client.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer.
+    pub fn members(&self, group: &str) -> Result<Vec<String>> {
+        let groups = self
+            .consumer
+            .fetch_group_list(Some(group), CALL)
+            .map_err(|e| Error::new(format!("cannot read the members of group {group}"), &e))?;
+        let members = groups.groups().iter().flat_map(|group| group.members());
+        Ok(members.map(|member| member.id().to_owned()).collect())
+    }
+
     /// What the group has committed: `None` where nothing was committed. An error of
     /// any partition fails the call: it never means "nothing committed".
     ///

@@ -41,7 +41,7 @@ impl Cluster {
     fn member(&self) -> GroupConsumer {
         let membership = Membership {
             group: "test".into(),
-            instance: "one".into(),
+            instance: Some("one".into()),
             topics: vec![INPUT.into()],
             protocol: GroupProtocol::Classic,
         };

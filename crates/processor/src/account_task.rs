@@ -1,9 +1,10 @@
 //! Stage 1: decode → validate → right key → dedup → queries, for one partition of `transacciones`.
 
+mod grow;
 mod partials;
 mod refuse;
 
-use crate::block::{Block, Entries, Entry, Head};
+use crate::block::{Block, Entries, Entry, Growth, Head};
 use crate::metrics::Counts;
 use crate::outputs::{Output, Outputs};
 use crate::plans::Plans;
@@ -65,6 +66,7 @@ pub struct AccountTask {
     id: TaskId,
     arrival: Arc<str>,
     plans: Plans,
+    growths: Vec<Growth>,
     at: Progress,
     /// As it was before the batch; `None` between batches.
     before: Option<Box<Progress>>,
@@ -98,6 +100,7 @@ impl AccountTask {
             id,
             arrival: format!("{}-{partition}", shared.input_topic).into(),
             plans: Plans::new(&shared, Stage::Account),
+            growths: Vec::new(),
             at,
             before: None,
             tell_all: false,
@@ -442,9 +445,21 @@ impl AccountTask {
         self.at.sweep.go_on(sequence, body.len(), haste, &mut entries, |cursor, entries| {
             next_entry(dedup, panes, cursor, entries)
         });
+        self.close_block(entries, body, table_offset, outbox);
+    }
+
+    /// Puts the parts of the next block into the outbox.
+    fn close_block(
+        &mut self,
+        entries: Entries,
+        body: Vec<u8>,
+        table_offset: i64,
+        outbox: &mut Outbox,
+    ) {
+        let shared = Arc::clone(&self.shared);
         let head = Head {
             task: self.id,
-            sequence,
+            sequence: self.at.sequence,
             complete_from: self.at.sweep.complete_from(),
             rules: shared.rules,
             partitions: shared.partitions,
@@ -452,6 +467,7 @@ impl AccountTask {
             next_offset: self.at.next_offset,
             table_offset,
             body,
+            growths: self.growths.clone(),
         };
         self.at.sequence += 1;
         for part in entries.into_parts(&head) {
@@ -540,6 +556,7 @@ impl AccountTask {
             }
             Ok(())
         })?;
+        self.growths.clone_from(&block.head.growths);
         self.at.next_offset = block.head.next_offset;
         self.at.sequence = block.head.sequence + 1;
         self.at.sweep = Sweep::resumed(block.head.complete_from);

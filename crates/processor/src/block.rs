@@ -5,13 +5,31 @@
 //! two tasks may alternate in a partition (both stages of one number share it, and two processes
 //! may own them), never parts of one task.
 
+mod heads;
+
 use crate::shared::{Shared, Stage, TaskId};
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::dedup::Seen;
 use caudal_core::ledger::{read_count, write_count};
 use caudal_query::plan::PlanFingerprint;
 
+pub use heads::Heads;
+
+/// Of a block whose task has never seen the topics grow.
 const VERSION: i64 = 2;
+/// Of one that has: its head ends with [`Head::growths`].
+const GROWN: i64 = 3;
+
+/// The topics got more partitions, and the tasks' state was moved with the keys
+/// (`caudal topics migrate`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// Number of partitions before.
+    pub partitions: i32,
+    /// Next input offset of the task at that moment: records below it were routed by the number
+    /// before.
+    pub next_offset: i64,
+}
 
 /// Where a query of a block stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +68,9 @@ pub struct Head {
     pub table_offset: i64,
     /// What only the task itself reads: ledger, stream time, watermarks, sequences.
     pub body: Vec<u8>,
+    /// Every growth of the topics, oldest first. All tasks have been through the same ones: what is
+    /// older than a task lies below its first offset.
+    pub growths: Vec<Growth>,
 }
 
 /// Entries of a block being written, in parts.
@@ -107,7 +128,7 @@ impl Entries {
         let total = self.chunks.len() as u64;
         let parts = self.chunks.into_iter().enumerate().map(|(i, (count, chunk))| {
             let mut out = Writer::new();
-            out.long(VERSION);
+            out.long(if head.growths.is_empty() { VERSION } else { GROWN });
             out.long(head.task.stage.number());
             out.long(i64::from(head.task.partition));
             write_count(&mut out, head.sequence);
@@ -142,9 +163,20 @@ impl Head {
         out.long(self.next_offset);
         out.long(self.table_offset);
         out.bytes(&self.body);
+        if !self.growths.is_empty() {
+            write_count(out, self.growths.len() as u64);
+            for growth in &self.growths {
+                out.long(i64::from(growth.partitions));
+                out.long(growth.next_offset);
+            }
+        }
     }
 
-    fn read(task: TaskId, sequence: u64, input: &mut Reader<'_>) -> Result<Head, BlockError> {
+    fn read(
+        (version, task): (i64, TaskId),
+        sequence: u64,
+        input: &mut Reader<'_>,
+    ) -> Result<Head, BlockError> {
         let complete_from = read_count(input)?;
         let rules = input.fixed16()?;
         let partitions = i32::try_from(input.long()?).unwrap_or(0);
@@ -160,6 +192,13 @@ impl Head {
                 version: u32::try_from(read_count(input)?).unwrap_or(u32::MAX),
             });
         }
+        let (next_offset, table_offset) = (input.long()?, input.long()?);
+        let body = input.bytes()?.to_vec();
+        let mut growths = Vec::new();
+        for _ in 0..if version == GROWN { input.length()? } else { 0 } {
+            let partitions = i32::try_from(input.long()?).unwrap_or(0);
+            growths.push(Growth { partitions, next_offset: input.long()? });
+        }
         Ok(Head {
             task,
             sequence,
@@ -167,9 +206,10 @@ impl Head {
             rules,
             partitions,
             plans,
-            next_offset: input.long()?,
-            table_offset: input.long()?,
-            body: input.bytes()?.to_vec(),
+            next_offset,
+            table_offset,
+            body,
+            growths,
         })
     }
 }
@@ -244,7 +284,7 @@ impl From<AvroError> for BlockError {
 /// When the checksum is wrong or the beginning is not a part's.
 pub fn task_of(part: &[u8]) -> Result<TaskId, BlockError> {
     let mut input = Reader::new(checked(part)?);
-    read_task(&mut input)
+    Ok(read_task(&mut input)?.1)
 }
 
 fn checked(part: &[u8]) -> Result<&[u8], BlockError> {
@@ -255,8 +295,10 @@ fn checked(part: &[u8]) -> Result<&[u8], BlockError> {
     if checksum == expected { Ok(bytes) } else { Err(damaged()) }
 }
 
-fn read_task(input: &mut Reader<'_>) -> Result<TaskId, BlockError> {
-    if input.long()? != VERSION {
+/// The version of a part, and its task.
+fn read_task(input: &mut Reader<'_>) -> Result<(i64, TaskId), BlockError> {
+    let version = input.long()?;
+    if version != VERSION && version != GROWN {
         return Err(BlockError::Damaged("written by another version".into()));
     }
     let stage = match input.long()? {
@@ -266,7 +308,7 @@ fn read_task(input: &mut Reader<'_>) -> Result<TaskId, BlockError> {
     };
     let partition = i32::try_from(input.long()?);
     let partition = partition.map_err(|_| BlockError::Damaged("partition".into()))?;
-    Ok(TaskId { stage, partition })
+    Ok((version, TaskId { stage, partition }))
 }
 
 /// Puts parts together and checks that neither parts nor blocks are missing.
@@ -288,13 +330,13 @@ impl Assembler {
     /// [`BlockError`].
     pub fn add(&mut self, part: &[u8]) -> Result<Option<Block>, BlockError> {
         let mut input = Reader::new(checked(part)?);
-        let task = read_task(&mut input)?;
+        let (version, task) = read_task(&mut input)?;
         let sequence = read_count(&mut input)?;
         let (index, total) = (read_count(&mut input)?, read_count(&mut input)?);
         let (mut block, expected) = match self.open.take() {
             None if index == 0 => {
                 self.check_sequence(task, sequence)?;
-                let head = Head::read(task, sequence, &mut input)?;
+                let head = Head::read((version, task), sequence, &mut input)?;
                 (Block { head, chunks: Vec::new() }, 0)
             }
             None if self.first_sequence.is_none() => return Ok(None),
@@ -358,11 +400,19 @@ impl Assembler {
 /// # Errors
 /// A text that says what differs and what to do.
 pub fn check_compatible(head: &Head, shared: &Shared) -> Result<(), String> {
-    if head.partitions != shared.partitions {
+    if head.partitions < shared.partitions {
+        let (had, has) = (head.partitions, shared.partitions);
         return Err(format!(
-            "the state was made with {} partitions, the topics have {}: keys have moved away from \
-             their state. Give the topics their old partition count back (new topics, filled again), \
-             or start over: stop the services, `caudal reset`, then send the sources again",
+            "the state was made with {had} partitions, the topics have {has}: keys have moved away \
+             from their state. Move it after them: stop the services, then \
+             `caudal topics migrate --partitions {has}`"
+        ));
+    }
+    if head.partitions > shared.partitions {
+        return Err(format!(
+            "the state was made with {} partitions, the topics have {}. Partitions cannot be taken \
+             away. Give the topics their partition count back (new topics, filled again), or start \
+             over: stop the services, `caudal reset`, then send the sources again",
             head.partitions, shared.partitions
         ));
     }

@@ -1,7 +1,9 @@
 //! Stage 2: merges partials per group, for one partition of `caudal_parciales`.
 
+mod grow;
+
 use crate::account_task::{Message, Source, version_header};
-use crate::block::{Block, Entries, Entry, Head};
+use crate::block::{Block, Entries, Entry, Growth, Head};
 use crate::metrics::Counts;
 use crate::mutant::{self, Mutant};
 use crate::outputs::{Output, Outputs};
@@ -47,6 +49,7 @@ pub struct GroupTask {
     shared: Arc<Shared>,
     id: TaskId,
     plans: Plans,
+    growths: Vec<Growth>,
     at: Progress,
     /// As it was before the batch; `None` between batches.
     before: Option<Box<Progress>>,
@@ -89,6 +92,7 @@ impl GroupTask {
         GroupTask {
             id,
             plans: Plans::new(&shared, Stage::Group),
+            growths: Vec::new(),
             at,
             before: None,
             queries: shared.global.iter().map(|_| MergeState::default()).collect(),
@@ -330,9 +334,15 @@ impl GroupTask {
         self.at.sweep.go_on(sequence, body.len(), haste, &mut entries, |cursor, entries| {
             next_entry(queries, cursor, entries)
         });
+        self.close_block(entries, body, outbox);
+    }
+
+    /// Puts the parts of the next block into the outbox.
+    fn close_block(&mut self, entries: Entries, body: Vec<u8>, outbox: &mut Outbox) {
+        let shared = Arc::clone(&self.shared);
         let head = Head {
             task: self.id,
-            sequence,
+            sequence: self.at.sequence,
             complete_from: self.at.sweep.complete_from(),
             rules: shared.rules,
             partitions: shared.partitions,
@@ -340,6 +350,7 @@ impl GroupTask {
             next_offset: self.at.next_offset,
             table_offset: 0,
             body,
+            growths: self.growths.clone(),
         };
         self.at.sequence += 1;
         for part in entries.into_parts(&head) {
@@ -420,6 +431,7 @@ impl GroupTask {
             }
             Ok(())
         })?;
+        self.growths.clone_from(&block.head.growths);
         self.at.next_offset = block.head.next_offset;
         self.at.sequence = block.head.sequence + 1;
         self.at.sweep = Sweep::resumed(block.head.complete_from);

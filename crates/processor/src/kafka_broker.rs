@@ -1,17 +1,16 @@
 //! [`Broker`] on real Kafka: one consumer, one transactional producer, one reader of the state log
 //! per engine thread.
 
-use crate::args::Args;
 use crate::broker::Broker;
 use crate::shared::Shared;
 use caudal_core::outbox::Outbox;
 use caudal_kafka::args::{Isolation, Kafka};
-use caudal_kafka::consumer::{Batch, GroupConsumer, Limits, Membership};
+use caudal_kafka::consumer::{Batch, GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::cutter::Cutter;
 use caudal_kafka::kafka_log::KafkaLog;
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::{Committed, Offsets};
-use caudal_kafka::txn::{GroupSnapshot, TxnError, TxnProducer, Written};
+use caudal_kafka::txn::{GroupSnapshot, Guarantee, TxnError, TxnProducer, Written};
 use caudal_kafka::{Result, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +25,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const REJOIN: Duration = Duration::from_secs(1);
 /// How long to look for records behind a silent partition's position.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How to work.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// What a commit promises.
+    pub guarantee: Guarantee,
+    /// How partitions are given out.
+    pub protocol: GroupProtocol,
+    /// Whether to leave the group at the end, instead of keeping the name for a restart.
+    pub is_guest: bool,
+}
 
 /// The clients of one engine thread.
 pub struct KafkaBroker {
@@ -48,21 +58,26 @@ impl KafkaBroker {
     ///
     /// # Errors
     /// When a client cannot be made, or the coordinator does not answer.
-    pub fn connect(kafka: &Kafka, args: &Args, shared: &Shared, name: &str) -> Result<KafkaBroker> {
+    pub fn connect(
+        kafka: &Kafka,
+        manner: Manner,
+        shared: &Shared,
+        name: &str,
+    ) -> Result<KafkaBroker> {
         // First of all end what a predecessor of this name left open: its offsets and blocks are
         // then stable, and nobody waits for its time-out.
         let id = format!("{GROUP}-{name}");
         let producer = TxnProducer::connect_with(
             kafka,
             &id,
-            args.processing_guarantee,
+            manner.guarantee,
             Some(&shared.state_topic),
             PATIENCE,
         )?;
         let membership = Membership {
             group: GROUP.to_owned(),
-            instance: id,
-            protocol: args.group_protocol,
+            instance: (!manner.is_guest).then_some(id),
+            protocol: manner.protocol,
             topics: vec![Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)],
         };
         let tables = shared.tables();

@@ -16,6 +16,7 @@ pub mod group_task;
 pub mod idle;
 pub mod kafka_broker;
 pub mod metrics;
+pub mod migrate;
 mod mutant;
 pub mod outputs;
 pub mod plans;

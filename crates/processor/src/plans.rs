@@ -27,6 +27,14 @@ impl Plans {
         Plans { states: shared.queries(stage).map(|query| begun(query, 0, 1)).collect() }
     }
 
+    /// For a task that takes over state of tasks of other partitions: their versions go on. Its own
+    /// blocks begin with number 0, so that is where each query begins.
+    #[must_use]
+    pub fn of_newcomer(&self) -> Plans {
+        let begun = |state: &PlanState| PlanState { incarnation: 0, ..state.clone() };
+        Plans { states: self.states.iter().map(begun).collect() }
+    }
+
     /// As a block carries them.
     #[must_use]
     pub fn states(&self) -> &[PlanState] {
@@ -140,6 +148,7 @@ mod tests {
             next_offset: 0,
             table_offset: 0,
             body: Vec::new(),
+            growths: Vec::new(),
         }
     }
 

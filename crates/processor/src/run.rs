@@ -3,7 +3,7 @@
 use crate::args::{Adopt, Args, METRICS_PORT};
 use crate::catch_up::CatchUp;
 use crate::engine::{Engine, Options};
-use crate::kafka_broker::KafkaBroker;
+use crate::kafka_broker::{KafkaBroker, Manner};
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::status::{Board, Status};
@@ -134,7 +134,12 @@ impl Process<'_> {
     }
 
     fn engine(&self, name: &str, status: Status) -> Result<()> {
-        let broker = KafkaBroker::connect(&self.kafka, self.args, &self.shared, name)?;
+        let manner = Manner {
+            guarantee: self.args.processing_guarantee,
+            protocol: self.args.group_protocol,
+            is_guest: false,
+        };
+        let broker = KafkaBroker::connect(&self.kafka, manner, &self.shared, name)?;
         let options = Options {
             limits: Limits {
                 records: usize::try_from(self.args.batch_records)?,

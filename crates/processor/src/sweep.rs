@@ -50,6 +50,20 @@ impl<C> Default for Sweep<C> {
 }
 
 impl<C: Copy> Sweep<C> {
+    /// Writes every entry: block `sequence` alone is the whole state.
+    pub fn all_at_once(
+        &mut self,
+        sequence: u64,
+        entries: &mut Entries,
+        mut next: impl FnMut(Option<C>, &mut Entries) -> Option<C>,
+    ) {
+        let mut cursor = None;
+        while let Some(after) = next(cursor, entries) {
+            cursor = Some(after);
+        }
+        *self = Sweep::resumed(sequence);
+    }
+
     /// None open; the last one that closed began with block `complete_from`.
     #[must_use]
     pub fn resumed(complete_from: u64) -> Sweep<C> {

@@ -4,15 +4,11 @@
 use crate::input::Input;
 use crate::plan::Plan;
 use crate::values::Values;
-use caudal_core::money::decimal_text;
 use caudal_core::row::Value as Cell;
 use caudal_sql::codec::encode;
-use caudal_sql::decimal;
 use caudal_sql::expr::EvalError;
-use caudal_sql::json::Json;
 use caudal_sql::types::SqlType;
-use caudal_sql::value::{Value, to_text};
-use std::fmt::Write as _;
+use caudal_sql::value::Value;
 use std::sync::Arc;
 
 /// A group's key: `["85123A","GBP"]`. Shared, because blocks and rows name it again and again.
@@ -35,17 +31,7 @@ pub struct Row {
 /// # Errors
 /// When a grouping expression has no value for the record.
 pub fn write_key(plan: &Plan, row: &Input<'_>, key: &mut String) -> Result<bool, EvalError> {
-    key.clear();
-    for expr in plan.group_by() {
-        key.push(if key.is_empty() { '[' } else { ',' });
-        let value = expr.eval(row)?;
-        if value.is_null() {
-            return Ok(false);
-        }
-        push_value(key, &value, &expr.kind);
-    }
-    key.push(']');
-    Ok(true)
+    plan.aggregation().map_or(Ok(false), |aggregation| aggregation.write_key(row, key))
 }
 
 /// The key of the group that a record belongs to; `None` when it belongs to none.
@@ -55,68 +41,19 @@ pub fn key_of(plan: &Plan, row: &Input<'_>) -> Option<GroupKey> {
     matches!(write_key(plan, row, &mut key), Ok(true)).then(|| key.into())
 }
 
-/// Decimals as texts, because JSON readers take numbers for doubles; times as integers.
-fn push_value(out: &mut String, value: &Value<'_>, kind: &SqlType) {
-    let written = match value {
-        Value::Text(text) => {
-            push_json_text(out, text);
-            Ok(())
-        }
-        Value::Long(n) | Value::Timestamp(n) | Value::Date(n) | Value::Time(n) => {
-            write!(out, "{n}")
-        }
-        Value::Boolean(value) => write!(out, "{value}"),
-        Value::Decimal(units) => match kind {
-            SqlType::Decimal { scale, .. } => {
-                write!(out, "\"{}\"", decimal_text(*units, *scale))
-            }
-            _ => write!(out, "\"{units}\""),
-        },
-        other => {
-            push_json_text(out, &to_text(other, kind));
-            Ok(())
-        }
-    };
-    // Writing into a String cannot fail.
-    debug_assert!(written.is_ok());
-}
-
-fn push_json_text(out: &mut String, text: &str) {
-    let plain = text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\');
-    if plain {
-        out.push('"');
-        out.push_str(text);
-        out.push('"');
-    } else {
-        out.push_str(&serde_json::Value::from(text).to_string());
-    }
-}
-
 /// The value of a grouping column, from a key that [`write_key`] wrote. NULL when the key was
 /// written by something else.
 #[must_use]
 pub fn value_of(plan: &Plan, key: &str, index: usize) -> Value<'static> {
-    let Some(expr) = plan.group_by().get(index) else { return Value::Null };
-    let Ok(Json::Array(parts)) = Json::parse(key) else { return Value::Null };
-    let Some(part) = parts.into_iter().nth(index) else { return Value::Null };
-    let value = match (&expr.kind, part) {
-        (SqlType::String, Json::Text(text)) => Some(Value::text(text)),
-        (SqlType::Boolean, Json::Boolean(value)) => Some(Value::Boolean(value)),
-        (SqlType::Decimal { scale, .. }, Json::Text(text)) => {
-            let parsed = decimal::parse(&text);
-            parsed
-                .and_then(|(units, from)| decimal::rescale(units, from, *scale))
-                .map(Value::Decimal)
-        }
-        (kind, Json::Number(text)) => text.parse().ok().map(|n| match kind {
-            SqlType::Timestamp => Value::Timestamp(n),
-            SqlType::Date => Value::Date(n),
-            SqlType::Time => Value::Time(n),
-            _ => Value::Long(n),
-        }),
-        _ => None,
-    };
-    value.unwrap_or_default()
+    let values = plan.aggregation().and_then(|aggregation| aggregation.read_key(key));
+    values.and_then(|values| values.into_iter().nth(index)).unwrap_or_default()
+}
+
+/// The account in a group's key. `None` when the plan does not group by it, or the key is not one
+/// of the plan's.
+#[must_use]
+pub fn account_of(plan: &Plan, group: &str) -> Option<String> {
+    value_of(plan, group, plan.account_place()?).as_text().map(str::to_owned)
 }
 
 /// Key of an output row: the group's values and the window's start, `["85123A","GBP",1291…]`.
@@ -149,13 +86,19 @@ mod tests {
     use super::*;
     use crate::aggregate::Accumulator;
     use crate::plan::shipped;
+    use crate::sample::{alertas_fraude, ventas_gold};
 
     #[test]
-    fn keys_are_json_whatever_the_text() {
-        let mut key = String::new();
-        push_json_text(&mut key, "a\"b|c\\");
-        assert_eq!(serde_json::from_str::<String>(&key).expect("json"), "a\"b|c\\");
+    fn the_key_of_a_row_ends_with_the_window() {
         assert_eq!(row_key(&shipped()[0], "[\"a\",\"EUR\"]", 60), b"[\"a\",\"EUR\",60]");
+    }
+
+    #[test]
+    fn the_account_is_found_in_a_key() {
+        let found = |plan: &Plan, key: &str| account_of(plan, key);
+        assert_eq!(found(&alertas_fraude(), "[\"a,\\\"b\",\"EUR\"]").as_deref(), Some("a,\"b"));
+        assert_eq!(found(&alertas_fraude(), "[\"a\"]"), None);
+        assert_eq!(found(&ventas_gold(), "[\"m\",\"EUR\"]"), None);
     }
 
     #[test]

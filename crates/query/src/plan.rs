@@ -7,7 +7,6 @@ use caudal_core::row::{RowSchema, Value as Cell};
 use caudal_sql::aggregate::{AggregateCall, Function};
 use caudal_sql::ast::{SourceKind, WindowKind};
 use caudal_sql::catalog::{Aggregation, Catalog, Query, Source, TRANSACTIONS};
-use caudal_sql::definition::canonical;
 use caudal_sql::expr::{EvalError, Expr};
 use caudal_sql::fault::{Fault, render_all};
 use caudal_sql::parser::Naming;
@@ -79,7 +78,7 @@ impl Plan {
         let Catalog { sources, queries } = catalog;
         let (mut plans, mut faults) = (Vec::new(), Vec::new());
         for query in queries {
-            match Plan::of(query, &sources, text) {
+            match Plan::of(query, &sources) {
                 Ok(plan) => plans.push(plan),
                 Err(fault) => faults.push(*fault),
             }
@@ -98,7 +97,6 @@ impl Plan {
     fn of(
         query: Query,
         sources: &std::collections::BTreeMap<String, Source>,
-        text: &str,
     ) -> Result<Plan, Box<Fault>> {
         let cannot = |what: &str, help: &str| {
             let message = format!("query {}: {what}", query.name);
@@ -140,14 +138,8 @@ impl Plan {
                 found.nullable = false;
             }
         }
-        let keys = ["account_id"];
-        let columns = transaction_columns();
-        let is_key = |expr: &Expr| {
-            let column = expr.as_column().and_then(|at| columns.get(at));
-            column.is_some_and(|(name, _)| keys.contains(name))
-        };
-        let is_local = aggregation.group_by.iter().any(is_key);
-        let fingerprint = fingerprint(&canonical(text, query.span), join.as_ref());
+        let is_local = aggregation.group_by.iter().any(is_account);
+        let fingerprint = fingerprint(&query.definition);
         Ok(Plan {
             name: query.name.clone(),
             window,
@@ -163,7 +155,7 @@ impl Plan {
         })
     }
 
-    fn aggregation(&self) -> Option<&Aggregation> {
+    pub(crate) fn aggregation(&self) -> Option<&Aggregation> {
         self.query.aggregation.as_ref()
     }
 
@@ -201,6 +193,12 @@ impl Plan {
     /// Names of the grouping columns in the output rows.
     pub fn group_names(&self) -> impl Iterator<Item = &str> {
         self.query.columns.iter().filter(|c| c.key).map(|c| c.name.as_str())
+    }
+
+    /// Which of the grouping columns is the account.
+    #[must_use]
+    pub fn account_place(&self) -> Option<usize> {
+        self.group_by().iter().position(is_account)
     }
 
     /// Whether the group contains the partition key, so that all its records are in one partition.
@@ -291,6 +289,13 @@ impl Plan {
     }
 }
 
+/// Whether it is the key of the input topic.
+fn is_account(expr: &Expr) -> bool {
+    let columns = transaction_columns();
+    let column = expr.as_column().and_then(|at| columns.get(at));
+    column.is_some_and(|(name, _)| *name == "account_id")
+}
+
 fn window_of(aggregation: &Aggregation) -> Option<Window> {
     let Some(window) = &aggregation.window else { return Some(Window::unbounded()) };
     let grace = window.grace.saturating_mul(1000);
@@ -355,12 +360,8 @@ fn is_never_null(selected: &Expr, aggregation: &Aggregation) -> bool {
     }
 }
 
-fn fingerprint(definition: &str, join: Option<&Join>) -> PlanFingerprint {
-    let table = join.map(|join| {
-        let columns = join.table.columns.iter().map(|c| format!("{} {}", c.name, c.kind));
-        format!("{}({})", join.table.topic, columns.collect::<Vec<_>>().join(","))
-    });
-    let described = format!("caudal query 2\n{definition}\n{}", table.unwrap_or_default());
+fn fingerprint(definition: &str) -> PlanFingerprint {
+    let described = format!("caudal query 2\n{definition}");
     let mut out = [0; 8];
     out.copy_from_slice(&Sha256::digest(described.as_bytes())[..8]);
     out

@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let membership = Membership {
         group: GROUP.into(),
-        instance: name.clone(),
+        instance: Some(name.clone()),
         topics,
         protocol: GroupProtocol::Classic,
     };

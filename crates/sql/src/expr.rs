@@ -170,33 +170,6 @@ impl Expr {
         }
     }
 
-    /// Whether it reads a column of a number below `bound`.
-    #[must_use]
-    pub fn reads_below(&self, bound: usize) -> bool {
-        let any = |parts: &[Expr]| parts.iter().any(|part| part.reads_below(bound));
-        let pairs = |pairs: &[(Expr, Expr)]| {
-            pairs.iter().any(|(one, other)| one.reads_below(bound) || other.reads_below(bound))
-        };
-        match &self.node {
-            Node::Literal(_) => false,
-            Node::Column(column) | Node::MapEntry { column, .. } => *column < bound,
-            Node::Not(value) | Node::IsNull { value, .. } => value.reads_below(bound),
-            Node::And(left, right)
-            | Node::Or(left, right)
-            | Node::Compare { left, right, .. }
-            | Node::Arithmetic { left, right, .. } => {
-                left.reads_below(bound) || right.reads_below(bound)
-            }
-            Node::In { value, list } => value.reads_below(bound) || any(list),
-            Node::Case { whens, otherwise } => {
-                pairs(whens) || otherwise.as_ref().is_some_and(|value| value.reads_below(bound))
-            }
-            Node::Coalesce(parts) | Node::Array(parts) | Node::Struct(parts) => any(parts),
-            Node::Call { args, .. } => any(args),
-            Node::Map(entries) => pairs(entries),
-        }
-    }
-
     /// Its value, if it is a literal.
     #[must_use]
     pub fn as_literal(&self) -> Option<&Value<'static>> {

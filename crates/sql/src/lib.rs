@@ -17,7 +17,6 @@ pub mod catalog;
 pub mod codec;
 mod dates;
 pub mod decimal;
-pub mod definition;
 pub mod execution;
 pub mod explain;
 pub mod expr;

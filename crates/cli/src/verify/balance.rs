@@ -1,7 +1,8 @@
 //! Taking the balance: what is read in which order, and what is compared with what.
 
-use super::cut::Cut;
+use super::cut::{Cut, source_of};
 use super::differences::Differences;
+use super::eras::{Eras, Turn};
 use super::input::Audit;
 use super::ledgers::{Landed, Ledgers, compare_sink};
 use super::names::Names;
@@ -14,8 +15,9 @@ use super::stored::Rows;
 use super::tables::{SinkLedger, Snapshot};
 use super::valid::{Valid, ValidReader};
 use super::window_rows::WindowRows;
-use super::windows::{Query, RowReader, Windows};
-use anyhow::{Context as _, Result};
+use super::windows::{Query, RowReader, Windows, era_of};
+use anyhow::{Context as _, Result, anyhow};
+use caudal_core::decode::Record;
 use caudal_core::ledger::GroupLedger;
 use caudal_core::money::Sums;
 use caudal_core::schema::Schemas;
@@ -24,7 +26,7 @@ use caudal_core::topics;
 use caudal_kafka::args::{Isolation, Kafka};
 use caudal_kafka::offsets::{Committed, Offsets};
 use caudal_processor::account_task::Message;
-use caudal_processor::block::{Assembler, task_of};
+use caudal_processor::block::{Head, Heads, check_compatible};
 use caudal_processor::shared::{Shared, Stage, TaskId};
 use caudal_query::group::row_key;
 use caudal_query::plan::{Emit, Plan};
@@ -93,7 +95,11 @@ impl<'k> Balance<'k> {
         let mut reading = Reading::connect(kafka)?;
         let is_up = || format!("is Kafka up at {}?", kafka.bootstrap_servers());
         cut.partitions = reading.partitions(topics::TRANSACCIONES).with_context(is_up)?;
-        positions(kafka, &mut reading, &mut cut)?;
+        let shared = Shared::new(plans.clone(), cut.partitions, cut.horizon);
+        let heads = heads(&mut reading, &shared)?;
+        cut.eras = Eras::of(heads.last(), cut.partitions)?;
+        positions(kafka, heads.last(), &mut cut)?;
+        let notes = cut.eras.note().into_iter().chain(not_recomputed(&plans)).collect();
         Ok(Balance {
             reading,
             snapshot,
@@ -104,7 +110,7 @@ impl<'k> Balance<'k> {
             refused,
             sink,
             plans: plans.clone(),
-            sheet: Sheet { notes: not_recomputed(&plans), ..Sheet::default() },
+            sheet: Sheet { notes, ..Sheet::default() },
         })
     }
 
@@ -126,9 +132,17 @@ impl<'k> Balance<'k> {
         let cut = self.cut.clone();
         let mut audit = Audit::new(&cut, &valid, &dead, &plans, self.schemas.transaction.id);
         let differences = &mut self.differences;
-        self.reading.all(topics::TRANSACCIONES, cut.partitions, None, |record| {
-            found.observe(record)?;
-            Ok(audit.observe(record, differences)?)
+        let eras = (cut.partitions, cut.eras.count());
+        let era_of = |record: &Record| cut.eras.of_input(record.partition, record.offset);
+        self.reading.in_eras(topics::TRANSACCIONES, eras, era_of, |turn| match turn {
+            Turn::Record(record) => {
+                found.observe(record)?;
+                Ok(audit.observe(record, differences)?)
+            }
+            Turn::Over(era) => {
+                audit.end_era(era);
+                Ok(())
+            }
         })?;
         audit.finish(differences);
         let after = self.standing()?;
@@ -163,8 +177,16 @@ impl<'k> Balance<'k> {
     fn read_valid(&mut self, windows: &mut Windows) -> Result<Valid> {
         let mut reader = ValidReader::new(&self.cut, self.schemas.valid.id, self.names.clone());
         let (refused, differences) = (&mut self.refused, &mut self.differences);
-        self.reading.all(topics::VALIDAS, self.cut.partitions, None, |record| {
-            Ok(reader.observe(record, refused, windows, differences)?)
+        let eras = &self.cut.eras;
+        // A record that stage 1 did not write has no era: it is read where it lies.
+        let era_of = |record: &Record| source_of(record).map_or(0, |at| eras.of_input(at.0, at.1));
+        let size = (self.cut.partitions, eras.count());
+        self.reading.in_eras(topics::VALIDAS, size, era_of, |turn| match turn {
+            Turn::Record(record) => Ok(reader.observe(record, refused, windows, differences)?),
+            Turn::Over(era) => {
+                windows.end_era(eras.widening(era));
+                Ok(())
+            }
         })?;
         Ok(reader.finish(differences))
     }
@@ -205,8 +227,15 @@ impl<'k> Balance<'k> {
                 let name = differences.topics.name(topic).to_owned();
                 let mut reader = RowReader::new(cut, at, late, plan.is_local());
                 let refused = &mut self.refused;
-                self.reading.all(&name, cut.partitions, None, |record| {
-                    Ok(reader.observe(record, windows, refused, differences)?)
+                let era = |record: &Record| {
+                    source_of(record).map_or(0, |at| era_of(plan, at.0, at.1, cut))
+                };
+                let size = (cut.partitions, cut.eras.count());
+                self.reading.in_eras(&name, size, era, |turn| match turn {
+                    Turn::Record(record) => {
+                        Ok(reader.observe(record, windows, refused, differences)?)
+                    }
+                    Turn::Over(_) => Ok(()),
                 })?;
                 reader.finish(differences);
             }
@@ -461,7 +490,7 @@ struct RowsFound {
 
 /// The committed positions of the processor, of both stages in one request. Where a group has
 /// forgotten its offsets, the last state block says where its task stands, as for the task itself.
-fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<()> {
+fn positions(kafka: &Kafka, heads: &BTreeMap<TaskId, Head>, cut: &mut Cut) -> Result<()> {
     let offsets =
         Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::kafka_broker::GROUP)?;
     let of = |topic: &str| -> Vec<(Arc<str>, i32)> {
@@ -470,10 +499,8 @@ fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<
     let (input, partials) = (of(topics::TRANSACCIONES), of(topics::PARCIALES));
     let all: Vec<_> = input.iter().chain(&partials).cloned().collect();
     let committed = committed(&offsets, &all)?;
-    let has_all = committed.values().all(Option::is_some);
-    let blocks = if has_all { BTreeMap::new() } else { last_blocks(reading, cut.partitions)? };
     let next = |stage: Stage, at: &(Arc<str>, i32)| {
-        let block = || blocks.get(&TaskId { stage, partition: at.1 }).copied();
+        let block = || heads.get(&TaskId { stage, partition: at.1 }).map(|head| head.next_offset);
         // Neither committed nor a block: nothing processed.
         committed
             .get(at)
@@ -486,20 +513,17 @@ fn positions(kafka: &Kafka, reading: &mut Reading<'_>, cut: &mut Cut) -> Result<
     Ok(())
 }
 
-/// The next input offset in the last whole state block of each task.
-fn last_blocks(reading: &mut Reading<'_>, partitions: i32) -> Result<BTreeMap<TaskId, i64>> {
-    let mut assemblers: BTreeMap<TaskId, Assembler> = BTreeMap::new();
-    let mut last = BTreeMap::new();
-    reading.all(topics::ESTADO, partitions, None, |record| {
+/// Where the tasks stand by the state log, which must be of as many partitions as the topics.
+fn heads(reading: &mut Reading<'_>, shared: &Shared) -> Result<Heads> {
+    let mut heads = Heads::default();
+    reading.all(topics::ESTADO, shared.partitions, None, |record| {
         let at = || format!("caudal_estado-{}@{}", record.partition, record.offset);
-        let part = record.value.as_deref().unwrap_or_default();
-        let id = task_of(part).with_context(at)?;
-        if let Some(block) = assemblers.entry(id).or_default().add(part).with_context(at)? {
-            last.insert(id, block.head.next_offset);
-        }
-        Ok(())
+        heads.observe(record.value.as_deref().unwrap_or_default()).with_context(at)
     })?;
-    Ok(last)
+    for (id, head) in heads.last().iter().filter(|(_, h)| h.partitions != shared.partitions) {
+        check_compatible(head, shared).map_err(|e| anyhow!("task {id}: {e}"))?;
+    }
+    Ok(heads)
 }
 
 type Positions = BTreeMap<(Arc<str>, i32), Option<Committed>>;

@@ -1,6 +1,7 @@
 //! The cut: up to where each hop has come. Taken from the end of the pipeline to its beginning, so
 //! that whatever a later hop shows has its cause within what an earlier one is asked for.
 
+use super::eras::Eras;
 use super::place::{Place, VALID};
 use caudal_core::decode::Record;
 use caudal_core::headers;
@@ -19,6 +20,8 @@ pub struct Cut {
     pub stored: BTreeMap<(u8, i32), i64>,
     /// First offset that is still there, by topic number.
     pub first: BTreeMap<u8, Vec<i64>>,
+    /// The growths of the topics.
+    pub eras: Eras,
     /// Dedup horizon in microseconds.
     pub horizon: i64,
 }
@@ -54,10 +57,12 @@ impl Cut {
         self.first.get(&topic).is_some_and(|all| all.iter().any(|first| *first > 0))
     }
 
-    /// Whether the whole history of a partition is there, from the raw records to the valid ones:
-    /// then its stream time is known at every record.
+    /// Whether the whole history of a partition is there, from the raw records to the valid ones,
+    /// and that of every partition whose keys have come to it: then its stream time is known at
+    /// every record.
     pub fn is_whole(&self, partition: i32) -> bool {
-        !self.is_cut(super::place::INPUT, partition) && !self.is_cut(VALID, partition)
+        let is_cut = |p| self.is_cut(super::place::INPUT, p) || self.is_cut(VALID, p);
+        (0..self.partitions).filter(|p| self.eras.may_share(*p, partition)).all(|p| !is_cut(p))
     }
 }
 

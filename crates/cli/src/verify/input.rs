@@ -121,6 +121,18 @@ impl<'a> Audit<'a> {
         usize::try_from(partition).ok().and_then(|p| self.lanes.get(p)).map(|lane| &lane.ledger)
     }
 
+    /// An era is over: what each partition has come to goes over to those that its keys come to.
+    pub fn end_era(&mut self, era: usize) {
+        let times: Vec<i64> = self.lanes.iter().map(|lane| lane.stream_time).collect();
+        let of_old = |p: i32| {
+            usize::try_from(p).ok().and_then(|p| times.get(p)).copied().unwrap_or(i64::MIN)
+        };
+        let widening = self.cut.eras.widening(era);
+        for (lane, partition) in self.lanes.iter_mut().zip(0..widening.to) {
+            lane.stream_time = widening.stream_time(partition, of_old);
+        }
+    }
+
     /// Judges the next record of its partition.
     ///
     /// # Errors
@@ -201,7 +213,9 @@ impl<'a> Audit<'a> {
             Ok(valid) => valid,
             Err(rejection) => return Wanted::Dead(rejection),
         };
-        let home = partition_of(valid.transaction.account_id.as_bytes(), self.cut.partitions);
+        let era = self.cut.eras.of_input(record.partition, record.offset);
+        let count = self.cut.eras.partitions(era);
+        let home = partition_of(valid.transaction.account_id.as_bytes(), count);
         if home == record.partition {
             return Wanted::Valid(valid);
         }
@@ -316,10 +330,8 @@ impl<'a> Audit<'a> {
             }
             return Ok(());
         }
-        let all_before = || {
-            let of_id = self.valid.of_id(&seen.id).map(|at| &self.valid.entries()[at]);
-            of_id.filter(|e| e.place.partition() == record.partition && e.source < record.offset)
-        };
+        let all_before =
+            || self.valid.before(&seen.id, (record.partition, record.offset), &self.cut.eras);
         if let Some(dead) = dead {
             check_dead(&dead, record, Reason::Conflict, &at, differences);
             let conflicts = all_before().any(|before| before.payload != seen.payload);
@@ -411,7 +423,7 @@ impl<'a> Audit<'a> {
         entry: &Entry,
         differences: &mut Differences,
     ) -> Result<(), SumOverflow> {
-        let Some(before) = self.valid.predecessor(entry) else { return Ok(()) };
+        let Some(before) = self.valid.predecessor(entry, &self.cut.eras) else { return Ok(()) };
         let forgotten = (self.lanes[lane].stream_time - self.cut.horizon).div_euclid(MINUTE) + 1;
         let id = &valid.transaction.transaction_id;
         if i64::from(before.minute) > forgotten && self.cut.is_whole(entry.place.partition()) {

@@ -5,13 +5,15 @@
 //! ([`cut`]): first a snapshot of PostgreSQL, then the processor's positions, then the topics to
 //! their proven ends. What lies beyond those positions is in flight, and not judged.
 //!
-//! [`sources`] judges the producer, [`input`] stage 1, [`windows`] and [`window_rows`] the queries,
+//! Where the topics have grown, [`eras`] tells the times before and after apart. [`sources`] judges the
+//! producer, [`input`] stage 1, [`windows`] and [`window_rows`] the queries,
 //! [`stored`] and [`refused`] the sink, [`ledgers`] the counters; all of them are pure. [`reading`]
 //! and [`tables`] read, [`differences`] and [`names`] collect, [`sheet`] prints.
 
 mod balance;
 mod cut;
 mod differences;
+mod eras;
 mod identity;
 mod input;
 mod ledgers;
@@ -33,7 +35,7 @@ use caudal_kafka::KafkaArgs;
 use caudal_query::plan::{Plan, SHIPPED};
 use caudal_service::exit::Usage;
 use clap::Args;
-pub use sheet::Sheet;
+pub use sheet::{Sheet, grouped};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `caudal verify`.

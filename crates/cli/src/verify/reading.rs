@@ -1,12 +1,13 @@
 //! Reading topics to their proven ends, and single records once more for their names.
 
+use super::eras::Turn;
 use super::place::{Place, Topics};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use caudal_core::decode::Record;
 use caudal_kafka::args::{Isolation, Kafka};
 use caudal_kafka::log_reader::{Event, LogReader};
 use caudal_kafka::offsets::Offsets;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// How long to wait without an event before giving up: above the txn time-out of 45 s, so that a
@@ -92,6 +93,54 @@ impl<'k> Reading<'k> {
             meter.add(topic);
             each(&record)
         })
+    }
+
+    /// As [`Reading::all`], but no record of an era before every one of the eras before it:
+    /// `era_of` says which era a record is of, and it never goes back within a partition.
+    ///
+    /// # Errors
+    /// As [`Reading::all`].
+    pub fn in_eras(
+        &mut self,
+        topic: &str,
+        (partitions, eras): (i32, usize),
+        era_of: impl Fn(&Record) -> usize,
+        mut each: impl FnMut(Turn<'_>) -> Result<()>,
+    ) -> Result<()> {
+        // Where to go on, of partitions that have records of later eras.
+        let mut from: BTreeMap<i32, Option<i64>> = (0..partitions).map(|p| (p, None)).collect();
+        for era in 0..eras {
+            let mut reader = LogReader::connect(self.kafka, topic)?;
+            from.iter().for_each(|(partition, at)| reader.add(*partition, *at));
+            let mut later: BTreeMap<i32, Option<i64>> = BTreeMap::new();
+            let mut moved = Instant::now();
+            while !reader.is_done() {
+                let mut over = BTreeSet::new();
+                reader.step(Duration::from_millis(500), |event| -> Result<()> {
+                    moved = Instant::now();
+                    let Event::Record(record) = event else { return Ok(()) };
+                    if later.contains_key(&record.partition) {
+                        return Ok(());
+                    }
+                    if era_of(&record) > era {
+                        later.insert(record.partition, Some(record.offset));
+                        over.insert(record.partition);
+                        return Ok(());
+                    }
+                    self.meter.add(topic);
+                    each(Turn::Record(&record))
+                })?;
+                over.into_iter().try_for_each(|partition| reader.remove(partition))?;
+                if moved.elapsed() > PATIENCE {
+                    bail!("{topic} cannot be read to its end: no progress for {PATIENCE:?}");
+                }
+            }
+            if era + 1 < eras {
+                each(Turn::Over(era))?;
+            }
+            from = later;
+        }
+        Ok(())
     }
 
     /// Reads the records at these places once more. Those that are gone are not in the answer.

@@ -2,6 +2,7 @@
 
 use super::cut::{Cut, source_of};
 use super::differences::Differences;
+use super::eras::Eras;
 use super::identity::{columns, half, read_valid};
 use super::numbering::Numbering;
 use super::place::{Place, VALID};
@@ -239,17 +240,31 @@ impl Valid {
         self.by_id[start..].iter().map(|at| index(*at)).take_while(move |at| entries[*at].id == id)
     }
 
-    /// The entry of the same id that came before this one in its partition.
-    pub fn predecessor(&self, of: &Entry) -> Option<&Entry> {
+    /// The entries of an id that stage 1 may know of at an input record, by partition and offset:
+    /// earlier ones of the partition, and those of earlier eras whose keys have come to it.
+    pub fn before<'e>(
+        &'e self,
+        id: &Hash16,
+        (partition, offset): (i32, i64),
+        eras: &Eras,
+    ) -> impl Iterator<Item = &'e Entry> {
+        let now = (eras.of_input(partition, offset), partition);
+        self.of_id(id).map(|at| &self.entries[at]).filter(move |entry| {
+            let at = entry.place.partition();
+            let then = (eras.of_input(at, entry.source), at);
+            (at == partition && entry.source < offset) || eras.comes_to(then, now)
+        })
+    }
+
+    /// The last of [`Valid::before`] for the record behind an entry.
+    pub fn predecessor(&self, of: &Entry, eras: &Eras) -> Option<&Entry> {
         let at = self.of_partition(of.place.partition()).partition_point(|e| e.source < of.source);
         let start = self.ranges.get(usize::try_from(of.place.partition()).ok()?)?.start;
         if !*self.repeated.get(start + at)? {
             return None;
         }
-        self.of_id(&of.id)
-            .map(|at| &self.entries[at])
-            .filter(|e| e.place.partition() == of.place.partition() && e.source < of.source)
-            .last()
+        let order = |e: &&Entry| (eras.of_input(e.place.partition(), e.source), e.source);
+        self.before(&of.id, (of.place.partition(), of.source), eras).max_by_key(order)
     }
 
     /// Why the sink refused the record at a place, if it did.

@@ -12,11 +12,13 @@ use caudal_core::avro::unframe;
 use caudal_core::decode::Record;
 use caudal_core::dedup::Hash16;
 use caudal_core::money::{SumOverflow, Sums, nano_text};
+use caudal_core::partitioner::partition_of;
 use caudal_core::row::{RowSchema, Value};
 use caudal_core::schema::{id_of, sorted_json};
 use caudal_core::transaction::ValidTransaction;
+use caudal_processor::migrate::Widening;
 use caudal_query::aggregate::Accumulator;
-use caudal_query::group::{key_of, row_key};
+use caudal_query::group::{account_of, key_of, row_key};
 use caudal_query::input::Input;
 use caudal_query::panes::PaneState;
 use caudal_query::plan::{Amount, Plan};
@@ -30,6 +32,8 @@ pub struct Figures {
     pub values: Accumulator,
     /// The output record, or the first of the records behind it.
     pub place: Place,
+    /// The era of the place.
+    pub era: usize,
 }
 
 /// Values by the fingerprint of the row's key.
@@ -139,7 +143,7 @@ impl Query {
                     slot.get_mut().values.merge(&one)?;
                 }
                 std::collections::hash_map::Entry::Vacant(slot) => {
-                    slot.insert(Figures { values: one, place });
+                    slot.insert(Figures { values: one, place, era: 0 });
                 }
             }
         }
@@ -167,10 +171,30 @@ impl Query {
         for row in rows {
             let key = half(&row_key(&self.plan, &row.group, row.start));
             if let Values::Amount(values) = row.values {
-                self.expected.insert(key, Figures { values, place });
+                self.expected.insert(key, Figures { values, place, era: 0 });
             }
         }
         Ok(())
+    }
+
+    /// The panes go where their accounts live now.
+    fn move_panes(&mut self, widening: Widening, stream_times: &[i64]) {
+        let mut new = vec![PaneState::default(); self.panes.len()];
+        for old in &self.panes {
+            let mut cursor = None;
+            while let Some((after, pane)) = old.next_after(cursor) {
+                cursor = Some(after);
+                let account = account_of(&self.plan, &pane.group).unwrap_or_default();
+                let home = usize::try_from(partition_of(account.as_bytes(), widening.to));
+                if let Some(panes) = home.ok().and_then(|home| new.get_mut(home)) {
+                    panes.restore(pane);
+                }
+            }
+        }
+        for (panes, stream_time) in new.iter_mut().zip(stream_times) {
+            panes.commit(&self.plan, *stream_time);
+        }
+        self.panes = new;
     }
 
     /// Reads an output row: fingerprint of its key, and its aggregates.
@@ -303,8 +327,8 @@ impl Found {
 }
 
 fn newer<'f>(a: Option<&'f Figures>, b: Option<&'f Figures>) -> Option<&'f Figures> {
-    // All values of a key are in one partition: a higher place is a later one.
-    [a, b].into_iter().flatten().max_by_key(|figures| figures.place)
+    // All values of a key are in one partition, of each era: a higher place is a later one.
+    [a, b].into_iter().flatten().max_by_key(|figures| (figures.era, figures.place))
 }
 
 impl Windows {
@@ -314,6 +338,19 @@ impl Windows {
             queries: plans.into_iter().map(|plan| Query::new(plan, whole.len())).collect(),
             stream_times: vec![i64::MIN; whole.len()],
             whole,
+        }
+    }
+
+    /// An era is over: stream times and panes go over to the partitions of the next one.
+    pub fn end_era(&mut self, widening: Widening) {
+        let of_old = |p: i32| {
+            let at = usize::try_from(p).ok().and_then(|p| self.stream_times.get(p));
+            at.copied().unwrap_or(i64::MIN)
+        };
+        let new = (0..widening.to).map(|partition| widening.stream_time(partition, of_old));
+        self.stream_times = new.chain(std::iter::repeat(i64::MIN)).take(self.whole.len()).collect();
+        for query in self.queries.iter_mut().filter(|query| query.plan.is_local()) {
+            query.move_panes(widening, &self.stream_times);
         }
     }
 
@@ -347,6 +384,14 @@ impl Windows {
             }
         }
         Ok(())
+    }
+}
+
+/// The era of an output record of a query, by what caused it.
+pub fn era_of(plan: &Plan, partition: i32, source: i64, cut: &Cut) -> usize {
+    match plan.is_local() {
+        true => cut.eras.of_input(partition, source),
+        false => cut.eras.of_partials(partition, source),
     }
 }
 
@@ -406,7 +451,8 @@ impl<'a> RowReader<'a> {
             self.cut.partials_end(partition)
         };
         let is_written = source < end;
-        let figures = Figures { values, place };
+        let era = era_of(&query.plan, partition, source, self.cut);
+        let figures = Figures { values, place, era };
         let found = &mut query.found;
         if self.late {
             found.late_records += 1;

@@ -19,6 +19,7 @@ fn head(sequence: u64, complete_from: u64) -> Head {
         next_offset: 42,
         table_offset: 5,
         body: vec![1, 2, 3],
+        growths: Vec::new(),
     }
 }
 
@@ -59,6 +60,19 @@ fn a_block_of_many_parts_reads_back() {
         assert_eq!(whole.len(), 1);
         assert_eq!(whole[0].head, head(0, 0));
         assert_eq!(read(&whole[0]), (0..entries).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn growths_read_back_and_cost_nothing_where_there_are_none() {
+    let growth = |partitions, next_offset| Growth { partitions, next_offset };
+    let grown = Head { growths: vec![growth(6, 40), growth(8, 42)], ..head(0, 0) };
+    for head in [head(0, 0), grown] {
+        let part = parts(&head, 1).remove(0);
+        assert_eq!(part[0], if head.growths.is_empty() { 4 } else { 6 }, "version, zigzag");
+        let mut assembler = Assembler::default();
+        let block = assembler.add(&part).expect("part").expect("block");
+        assert_eq!((&block.head, read(&block)), (&head, vec![0]));
     }
 }
 

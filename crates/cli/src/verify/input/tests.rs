@@ -1,4 +1,5 @@
 use super::*;
+use crate::verify::eras::{Era, Eras};
 use crate::verify::identity::half;
 use crate::verify::identity::tests::purchase;
 use crate::verify::place::{DEAD, Topics, VALID};
@@ -64,6 +65,7 @@ impl TestLog {
         let until = if self.stored_until == 0 { 1_000 } else { self.stored_until };
         Cut {
             partitions: 1,
+            eras: Eras::only(1),
             input: vec![100],
             stored: [((VALID, 0), until), ((DEAD, 0), until)].into(),
             horizon: HOUR,
@@ -229,7 +231,13 @@ fn an_id_may_pass_again_only_beyond_the_horizon() {
 
 #[test]
 fn a_moved_record_must_arrive_once() {
-    let cut = Cut { partitions: 2, input: vec![100, 100], horizon: HOUR, ..Cut::default() };
+    let cut = Cut {
+        partitions: 2,
+        input: vec![100, 100],
+        eras: Eras::only(2),
+        horizon: HOUR,
+        ..Cut::default()
+    };
     let account = ["a", "b", "c", "d"].into_iter().find(|a| partition_of(a.as_bytes(), 2) == 1);
     let t = purchase("t-1", account.expect("an account of partition 1"), 1050, BASE);
     let said = |copies: &[i64]| {
@@ -262,6 +270,56 @@ fn a_moved_record_must_arrive_once() {
         lost.iter().any(|d| d.contains("was moved to partition 1, where it is not")),
         "{lost:?}"
     );
+}
+
+/// One partition becomes two: the account's second record is in another partition than its first,
+/// which was read at the only one's offset 0.
+#[test]
+fn what_was_seen_before_the_topics_grew_is_known_after_it() {
+    let over = Era { partitions: 1, input: vec![10, 0], partials: vec![10, 0] };
+    let cut = Cut {
+        partitions: 2,
+        input: vec![100, 100],
+        eras: Eras::only(2).after(over),
+        horizon: HOUR,
+        ..Cut::default()
+    };
+    let account = ["a", "b", "c", "d"].into_iter().find(|a| partition_of(a.as_bytes(), 2) == 1);
+    let t = purchase("t-1", account.expect("an account of partition 1"), 1050, BASE);
+    let said = |second: &Transaction<'_>, passed: bool| {
+        let mut differences = Differences::new(Topics::of(&[]));
+        let mut reader = ValidReader::new(&cut, VALID_SCHEMA, Vec::new());
+        let mut again = valid_record(0, 0, second);
+        again.partition = 1;
+        again.headers = vec![
+            header(headers::TASK, "1-1"),
+            header(headers::SEQUENCE, "0"),
+            header(headers::SOURCE, "1@0"),
+        ];
+        for record in [valid_record(0, 0, &t)].iter().chain(passed.then_some(&again)) {
+            let mut windows = Windows::new(Vec::new(), &cut);
+            let mut refused = Refused::default();
+            reader.observe(record, &mut refused, &mut windows, &mut differences).expect("sum");
+        }
+        let valid = reader.finish(&mut differences);
+        let mut audit = Audit::new(&cut, &valid, &[], &[], TRANSACTION);
+        audit.observe(&raw_record(0, &t), &mut differences).expect("sum");
+        audit.end_era(0);
+        let mut later = raw_record(0, second);
+        later.partition = 1;
+        audit.observe(&later, &mut differences).expect("sum");
+        audit.finish(&mut differences);
+        differences.drafts()
+    };
+    assert!(said(&t, false).is_empty(), "a repeat: {:?}", said(&t, false));
+    let twice = said(&t, true);
+    assert!(twice[0].contains("t-1 twice within the dedup horizon: 0@0 and 1@0"), "{twice:?}");
+    let mut other = t.clone();
+    other.amount.units += 1;
+    let conflict = said(&other, false);
+    assert!(conflict[0].contains("transacciones_dlq lacks t-1"), "{conflict:?}");
+    let fresh = purchase("t-2", &t.account_id, 1, BASE);
+    assert!(said(&fresh, true).is_empty(), "{:?}", said(&fresh, true));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::verify::eras::Eras;
 use crate::verify::identity::tests::purchase;
 use crate::verify::place::VALID;
 use crate::verify::window_rows::WindowRows;
@@ -23,6 +24,7 @@ fn valid(account: &str, units: i64, event_time: i64) -> ValidTransaction<'static
 fn cut() -> Cut {
     Cut {
         partitions: 1,
+        eras: Eras::only(1),
         input: vec![100],
         partials: vec![100],
         stored: [((Topics::rows_of(0), 0), 100)].into(),

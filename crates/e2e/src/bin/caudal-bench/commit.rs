@@ -22,7 +22,7 @@ pub fn run(pipeline: &Pipeline) -> Result<()> {
     let input: Arc<str> = topics::TRANSACCIONES.into();
     let membership = Membership {
         group: "caudal-bench".into(),
-        instance: "caudal-bench".into(),
+        instance: Some("caudal-bench".into()),
         topics: vec![Arc::clone(&input)],
         protocol: GroupProtocol::Classic,
     };

@@ -56,7 +56,7 @@ pub fn run(records: u64, interval: Duration) -> Result<()> {
     let mut producer = TxnProducer::connect(&kafka, GROUP, None, PATIENCE)?;
     let membership = Membership {
         group: GROUP.into(),
-        instance: GROUP.into(),
+        instance: Some(GROUP.into()),
         topics: vec![topics::TRANSACCIONES.into()],
         protocol: GroupProtocol::Classic,
     };

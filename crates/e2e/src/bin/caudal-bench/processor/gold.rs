@@ -97,7 +97,7 @@ pub fn run(pipeline: &Pipeline, rate: u64, seed: u64) -> Result<Json> {
 fn watch(kafka: &Kafka, stop: &AtomicBool) -> Result<Rows> {
     let membership = Membership {
         group: GROUP.into(),
-        instance: GROUP.into(),
+        instance: Some(GROUP.into()),
         topics: vec![topics::VENTAS_GOLD.into()],
         protocol: GroupProtocol::Classic,
     };
