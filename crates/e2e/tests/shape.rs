@@ -27,14 +27,14 @@ fn dependencies(name: &str) -> Result<Vec<String>> {
 fn every_arrow_points_down() -> Result<()> {
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("core", &[][..]),
-        ("query", &["core"]),
+        ("query", &["core", "sql"]),
         ("sql", &["core"]),
         ("kafka", &["core"]),
         ("service", &[]),
         ("stack", &[]),
         ("producer", &["core", "kafka", "service"]),
-        ("processor", &["core", "query", "kafka", "service"]),
-        ("sink", &["core", "kafka", "service"]),
+        ("processor", &["core", "sql", "query", "kafka", "service"]),
+        ("sink", &["core", "query", "kafka", "service"]),
     ]);
     for (name, allowed) in allowed {
         for dependency in dependencies(name)? {

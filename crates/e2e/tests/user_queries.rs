@@ -61,7 +61,7 @@ const CHECKS: [(&str, &str, &str); 4] = [
         "inversos",
         "SELECT format('%s|%s', comercio, suma) FROM inversos",
         "SELECT format('%s|%s', upper(merchant_id), \
-         coalesce(sum(60 / nullif(source_seq % 10, 0)), 0)) FROM transactions GROUP BY 1, upper(merchant_id)",
+         coalesce(sum(60 / nullif(source_seq % 10, 0)), 0)) FROM transactions GROUP BY upper(merchant_id)",
     ),
 ];
 
