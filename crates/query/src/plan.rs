@@ -428,7 +428,7 @@ mod tests {
         }
     }
 
-    const GOLDEN: [u8; 8] = [220, 50, 123, 84, 180, 24, 116, 98];
+    const GOLDEN: [u8; 8] = [132, 51, 87, 187, 120, 178, 192, 181];
 
     #[test]
     fn only_groups_with_the_account_are_local() {
