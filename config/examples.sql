@@ -1,8 +1,7 @@
--- Examples of continuous queries: copy what you need to config/queries.sql.
+-- Examples of continuous queries: copy what you need to config/queries.sql. Each runs in a test.
 -- `caudal queries explain config/examples.sql viaje_imposible` says what each one costs.
 
--- Impossible travel: an account that is used in several countries with less than two hours
--- between its transactions.
+-- Impossible travel: an account that is used in several countries within two hours.
 CREATE TABLE viaje_imposible AS
   SELECT account_id,
          COUNT_DISTINCT(country) AS paises,
@@ -10,7 +9,7 @@ CREATE TABLE viaje_imposible AS
          EARLIEST_BY_OFFSET(country) AS primero,
          LATEST_BY_OFFSET(country) AS ultimo
   FROM transacciones_validas
-  WINDOW SESSION (2 HOURS, GRACE PERIOD 10 MINUTES)
+  WINDOW HOPPING (SIZE 2 HOURS, ADVANCE BY 30 MINUTES, GRACE PERIOD 10 MINUTES)
   WHERE country IS NOT NULL
   GROUP BY account_id
   HAVING COUNT_DISTINCT(country) > 1

@@ -39,8 +39,6 @@ if ((failed)); then finish; exit; fi
 suite "check" scripts/check.sh
 if ((failed)); then finish; exit; fi
 
-suite "simulation" scripts/sim.sh
-
 # First: in CI it installs Prometheus, which the stack then runs too.
 suite "alert rules" scripts/promtool-test.sh
 suite "stack up" target/release/caudal stack up
@@ -52,7 +50,7 @@ export CAUDAL_TEST_DATABASE_URL=$DATABASE_URL CAUDAL_TEST_BOOTSTRAP=$BOOTSTRAP_S
 
 run() { cargo test --release --locked --workspace --quiet --test "$1" -- --test-threads=1 --nocapture; }
 
-for test in txn state_log groups rolling_restart queries_change year course database doubtful_commit \
+for test in txn state_log groups rolling_restart migrate queries_change user_queries year course database doubtful_commit \
   cluster dead_letters verify kills second_instances brokers retail services dashboard docker runbook; do
   suite "${test//_/ }" run "$test"
 done

@@ -12,7 +12,7 @@ use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
 use std::time::Duration;
 
-const RECORDS: &str = "500000";
+const RECORDS: &str = "400000";
 const LIMIT: Duration = Duration::from_secs(300);
 const INSTANCE: &str = "brokers-test";
 

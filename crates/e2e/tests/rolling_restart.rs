@@ -39,13 +39,13 @@ struct Restarts<'a> {
 #[test]
 fn classic_group() -> Result<()> {
     let Some(pipeline) = Pipeline::empty("rolling_restart")? else { return Ok(()) };
-    run(&pipeline, "classic", "300000", &["stop 0", "stop 1", "kill"])
+    run(&pipeline, "classic", "240000", &["stop 0", "stop 1", "kill"])
 }
 
 #[test]
 fn consumer_group() -> Result<()> {
     let Some(pipeline) = Pipeline::empty("rolling_restart_consumer")? else { return Ok(()) };
-    run(&pipeline, "consumer", "200000", &["stop 0", "kill"])
+    run(&pipeline, "consumer", "170000", &["stop 0", "kill"])
 }
 
 fn run(

@@ -10,7 +10,7 @@ use caudal_e2e::pipeline::{Pipeline, Service};
 use caudal_e2e::query;
 use std::time::Duration;
 
-const RECORDS: &str = "400000";
+const RECORDS: &str = "250000";
 const LIMIT: Duration = Duration::from_secs(240);
 
 #[test]

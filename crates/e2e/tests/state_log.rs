@@ -27,7 +27,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 fn a_restart_reads_about_what_is_live() -> Result<()> {
     let Some(pipeline) = Pipeline::empty("state_log")? else { return Ok(()) };
     let mut moments = Moments::seeded();
-    let (records, seed) = ("800000", "15");
+    let (records, seed) = ("600000", "15");
     let expectation = Expectation::of(records, seed)?;
     let load = PacedLoad::start(&pipeline, records, seed, "12000")?;
     // Ids are forgotten after ten minutes of event time: most of what is written dies.

@@ -30,6 +30,9 @@ CREATE TABLE inversos AS
   FROM transacciones_validas GROUP BY UCASE(merchant_id) EMIT CHANGES;
 ";
 
+/// They must run as they are.
+const EXAMPLES: &str = include_str!("../../../config/examples.sql");
+
 /// Per table, its rows, and PostgreSQL's own answer.
 const CHECKS: [(&str, &str, &str); 4] = [
     (
@@ -69,7 +72,7 @@ const CHECKS: [(&str, &str, &str); 4] = [
 fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     let Some(pipeline) = Pipeline::empty("user_queries")? else { return Ok(()) };
     let file = pipeline.logs.join("queries.sql");
-    std::fs::write(&file, format!("{}{QUERIES}", caudal_query::plan::SHIPPED))?;
+    std::fs::write(&file, format!("{}{EXAMPLES}{QUERIES}", caudal_query::plan::SHIPPED))?;
     let file = file.display().to_string();
     let mut reset = pipeline.command("caudal")?;
     reset.args(["reset", "--yes"]).env("CAUDAL_QUERIES", &file);
@@ -109,6 +112,12 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
         "SELECT count(*)::text FROM transactions WHERE source_seq % 10 = 0",
     )?;
     ensure!(failed.to_string() == zero, "{failed} records without a value, expected {zero}");
+    let counted = "SELECT (SELECT count(*) FROM comercios_del_dia) || ' ' || \
+                   (SELECT count(*) FROM viaje_imposible)";
+    println!(
+        "rows of comercios_del_dia and viaje_imposible: {}",
+        query::text(&pipeline.database_url, counted)?
+    );
     let sheet = pipeline.caudal(&["verify", "--queries", &file])?;
     ensure!(sheet.contains("not computed again"), "{sheet}");
     Ok(())

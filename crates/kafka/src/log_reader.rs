@@ -237,14 +237,17 @@ impl<S: LogSource> LogReader<S> {
     }
 
     /// After an offset was out of range: the partitions that are read from their first record on
-    /// and whose first record is now beyond the next one to read. They are read no further.
+    /// and whose first record is now beyond the next one to read. They are read no further. The
+    /// client does not say which partition it meant, and says it for each: when the first word
+    /// comes, several may have been cut, and the others' words come after they were dropped.
     fn drop_what_was_cut(&mut self) -> Result<Vec<i32>> {
         let Some(error) = self.out_of_range.take() else { return Ok(Vec::new()) };
         let mut cut = Vec::new();
         for (partition, stage) in &self.stages {
-            let Stage::Reading { from_first: true, next, .. } = stage else { continue };
+            let Stage::Reading { from_first, next, .. } = stage else { continue };
             match self.source.stable_range(&self.topic, *partition) {
-                Ok((first, _)) if first > *next => cut.push(*partition),
+                Ok((first, _)) if first > *next && *from_first => cut.push(*partition),
+                Ok((first, end)) if *next < first || *next > end => return Err(error),
                 Ok(_) => {}
                 Err(failure) if failure.transient => {
                     self.out_of_range = Some(error);
@@ -252,9 +255,6 @@ impl<S: LogSource> LogReader<S> {
                 }
                 Err(failure) => return Err(failure),
             }
-        }
-        if cut.is_empty() {
-            return Err(error);
         }
         cut.iter().try_for_each(|partition| self.remove(*partition))?;
         Ok(cut)

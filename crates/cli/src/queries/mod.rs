@@ -3,6 +3,7 @@
 mod test;
 
 use anyhow::{Context as _, Result};
+use caudal_query::plan::Plan;
 use caudal_service::exit::Usage;
 use caudal_sql::catalog::Catalog;
 use caudal_sql::explain::{explain, list};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Subcommands of `caudal queries`.
 #[derive(Debug, Subcommand)]
 pub enum QueriesCommand {
-    /// Read a file and name everything that is wrong with it
+    /// Read a file and name everything that is wrong with it, or that the engine does not run
     #[command(after_help = "Exit codes: 0 nothing is wrong, 2 something is")]
     Check {
         /// SQL statements, such as config/queries.sql
@@ -88,6 +89,15 @@ fn compile(file: &Path, naming: Naming) -> Result<Catalog> {
 
 fn check(file: &Path) -> Result<()> {
     let catalog = compile(file, Naming::Lower)?;
+    // What is right, and what the engine runs, are two questions.
+    let text = read(file)?;
+    if let Err(faults) = Plan::compile(&text) {
+        let colour = std::io::stderr().is_terminal();
+        eprintln!("{}", render_all(&faults, &file.display().to_string(), &text, colour));
+        let what =
+            format!("{}: the engine cannot run {} of its queries", file.display(), faults.len());
+        return Err(Usage(what).into());
+    }
     println!("{}: {} queries, nothing is wrong", file.display(), catalog.queries.len());
     Ok(())
 }

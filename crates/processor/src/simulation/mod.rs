@@ -47,7 +47,8 @@ struct Tally {
 
 /// Plays one schedule and checks it.
 fn run(seed: u64, tracing: bool, tally: &mut Tally) -> Result<(), String> {
-    let specs = queries::all();
+    let mut specs = queries::all();
+    specs.extend(queries::drawn(seed));
     let played = schedule::play(seed, &specs, tracing)?;
     let verdict = oracle::check(&played, &specs).and_then(|_| played.restart());
     tally.records += played.inputs.len() as u64;

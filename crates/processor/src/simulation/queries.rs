@@ -1,5 +1,6 @@
 //! The queries of the simulation, said twice: as the reference reads them, and as plans.
 
+use super::dice::Dice;
 use super::reference::Row;
 use caudal_core::row::Value;
 use caudal_core::time::{MINUTE, SECOND};
@@ -187,4 +188,55 @@ pub fn all() -> Vec<Spec> {
         },
         Spec { name: "por_rubro", group: &[Joined], ..base },
     ]
+}
+
+/// How many sets of drawn queries there are: compiled ones are kept.
+const VARIANTS: u64 = 400;
+
+/// Two queries that a seed draws, beside the fixed ones.
+pub fn drawn(seed: u64) -> Vec<Spec> {
+    use Column::{Account, Currency, Joined, Merchant};
+    const LOCAL: [&[Column]; 4] =
+        [&[Account], &[Merchant, Account], &[Account, Currency], &[Currency, Merchant, Account]];
+    const GLOBAL: [&[Column]; 5] =
+        [&[Merchant], &[Currency], &[Currency, Merchant], &[Joined], &[Joined, Currency]];
+    let mut dice = Dice::new(seed % VARIANTS, 3);
+    let mut tens = |from: i64, to: i64| dice.within(from..to) * 10 * SECOND;
+    let spec = |name, advance: i64, grace| Spec {
+        name,
+        purchases_only: false,
+        group: &[],
+        size: advance,
+        advance,
+        grace,
+        having: None,
+        emit_final: false,
+        idle: None,
+    };
+    // Graces that the fixed queries do not have: no two queries are the same.
+    let (grace, more) = (tens(3, 6), tens(6, 9));
+    let (local, global) = (spec("azar_cuenta", tens(1, 7), grace), spec("azar", tens(1, 7), more));
+    let panes = [dice.within(1..5), dice.within(1..4)];
+    // A group that stops satisfying HAVING keeps its last row; where partials are merged, which one
+    // that is depends on the commits. So only a group in one partition has one.
+    let limits = (dice.within(1..6), i128::from(dice.within(10..9000)) * 1_000_000_000);
+    let emit_final = dice.chance(300);
+    let local = Spec {
+        group: LOCAL[dice.index(LOCAL.len())],
+        size: panes[0] * local.advance,
+        purchases_only: dice.chance(500),
+        // The reference keeps the last row for which HAVING held; a final row is another matter.
+        having: (dice.chance(600) && !emit_final).then_some(limits),
+        emit_final,
+        ..local
+    };
+    let global = Spec {
+        group: GLOBAL[dice.index(GLOBAL.len())],
+        size: panes[1] * global.advance,
+        purchases_only: dice.chance(500),
+        emit_final: dice.chance(400),
+        idle: dice.chance(500).then(|| dice.within(2..60) * MINUTE),
+        ..global
+    };
+    vec![local, global]
 }

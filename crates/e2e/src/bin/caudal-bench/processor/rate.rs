@@ -48,7 +48,7 @@ pub fn run(pipeline: &Pipeline, seed: u64) -> Result<Json> {
             ("postgres", results::cpu_seconds(postgres)?),
         ]))
     };
-    let (begun, before) = (Instant::now(), spent()?);
+    let (begun, from, before) = (Instant::now(), wall_ms(), spent()?);
     let window = Duration::from_secs(PACE.seconds) - WARM_UP - Duration::from_secs(2);
     std::thread::sleep(window);
     let (seconds, after) = (begun.elapsed().as_secs_f64(), spent()?);
@@ -59,6 +59,9 @@ pub fn run(pipeline: &Pipeline, seed: u64) -> Result<Json> {
     let latencies = latencies(&sent, &paced::appended(pipeline)?, &seen);
     let valid = sent.iter().flatten().filter(|valid| **valid).count();
     ensure!(latencies.len() == valid, "{} rows seen of {valid}", latencies.len());
+    // Those of the start wait for the services to join their groups.
+    let latencies: Vec<f64> =
+        latencies.into_iter().filter(|(append, _)| *append >= from).map(|(_, ms)| ms).collect();
     pipeline.caudal(&["drained"])?;
     pipeline.assert_balanced()?;
     let cores_in_all: f64 = cores.values().sum();
@@ -103,8 +106,8 @@ fn watch(database_url: &str, total: usize) -> Result<Seen> {
 }
 
 /// In each partition the k-th valid record is the k-th row: its append against the first look at
-/// which so many rows were visible.
-fn latencies(sent: &paced::Sent, appended: &[Vec<(i64, f64)>], seen: &Seen) -> Vec<f64> {
+/// which so many rows were visible. Gives the time of the append too.
+fn latencies(sent: &paced::Sent, appended: &[Vec<(i64, f64)>], seen: &Seen) -> Vec<(f64, f64)> {
     let mut latencies = Vec::new();
     for (partition, (valid, appended)) in sent.iter().zip(appended).enumerate() {
         let mut looks = seen.iter().peekable();
@@ -112,7 +115,7 @@ fn latencies(sent: &paced::Sent, appended: &[Vec<(i64, f64)>], seen: &Seen) -> V
         for (k, (_, (_, append))) in rows.enumerate() {
             while looks.next_if(|(_, counts)| counts[partition] <= k).is_some() {}
             if let Some((at, _)) = looks.peek() {
-                latencies.push(at - append);
+                latencies.push((*append, at - append));
             }
         }
     }
