@@ -285,10 +285,9 @@ impl GroupTask {
     ) {
         let shared = Arc::clone(&self.shared);
         let query = &shared.global[place];
-        let values = match query.plan.row(&row.group, row.start, &row.values) {
-            Ok(values) => values,
-            Err(error) => return self.counts.unrowed(&query.plan.name, &row.group, &error),
-        };
+        let mut errors = Vec::new();
+        let values = query.plan.row(&row.group, row.start, &row.values, &mut errors);
+        self.counts.row_errors(&query.plan.name, &row.group, &errors);
         self.at.outputs.emit(
             outbox,
             Output {

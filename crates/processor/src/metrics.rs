@@ -4,6 +4,7 @@ use crate::shared::Shared;
 use caudal_core::outbox::Outbox;
 use caudal_core::reject::Reason;
 use caudal_service::metrics::{counter, counter_vec, gauge, gauge_vec, seconds};
+use caudal_sql::expr::EvalError;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,10 +32,12 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts a row that cannot be made, and says so.
-    pub fn unrowed(&mut self, query: &str, group: &str, error: &caudal_sql::expr::EvalError) {
-        self.query_errors += 1;
-        tracing::warn!(query, group, %error, "a row of this group cannot be made");
+    /// Counts columns of a row that have no value and are NULL.
+    pub fn row_errors(&mut self, query: &str, group: &str, errors: &[EvalError]) {
+        self.query_errors += errors.len() as u64;
+        for error in errors {
+            tracing::debug!(query, group, %error, "a column of this group's row is NULL");
+        }
     }
 
     /// Counts a dead letter.

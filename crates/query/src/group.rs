@@ -105,7 +105,7 @@ mod tests {
     fn a_row_has_the_plans_columns() {
         let plan = shipped().remove(0);
         let values = Values::Amount(Accumulator::of(5));
-        let row = plan.row("[\"m\",\"EUR\"]", 0, &values).expect("row");
+        let row = plan.row("[\"m\",\"EUR\"]", 0, &values, &mut Vec::new());
         assert_eq!(row.len(), plan.row_schema().columns.len());
         assert_eq!(row[..2], [Cell::Text("m".into()), Cell::Text("EUR".into())]);
     }

@@ -16,6 +16,7 @@ pub mod partials;
 pub mod plan;
 #[cfg(test)]
 mod sample;
+mod supported;
 mod table;
 pub mod values;
 pub mod window;

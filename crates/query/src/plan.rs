@@ -1,16 +1,18 @@
 //! What a query computes: compiled from its SQL, as far as the engine runs it.
 
 use crate::input::Input;
+use crate::supported::{check, check_joins};
 use crate::values::{GroupRow, Values};
 use crate::window::Window;
 use caudal_core::row::{RowSchema, Value as Cell};
 use caudal_sql::aggregate::{AggregateCall, Function};
-use caudal_sql::ast::{SourceKind, WindowKind};
-use caudal_sql::catalog::{Aggregation, Catalog, Query, Source, TRANSACTIONS};
+use caudal_sql::ast::WindowKind;
+use caudal_sql::catalog::{Aggregation, Catalog, Query, Source};
 use caudal_sql::expr::{EvalError, Expr};
 use caudal_sql::fault::{Fault, render_all};
 use caudal_sql::parser::Naming;
 use caudal_sql::row::transaction_columns;
+use caudal_sql::text::Span;
 use caudal_sql::types::SqlType;
 use caudal_sql::value::Value;
 use sha2::{Digest, Sha256};
@@ -83,6 +85,9 @@ impl Plan {
                 Err(fault) => faults.push(*fault),
             }
         }
+        if let Err(what) = check_joins(&plans) {
+            faults.push(Fault::new(Span { start: 0, end: 0 }, what));
+        }
         if faults.is_empty() { Ok(plans) } else { Err(faults) }
     }
 
@@ -102,33 +107,13 @@ impl Plan {
             let message = format!("query {}: {what}", query.name);
             Box::new(Fault::new(query.span, message).help(help))
         };
-        if query.from != TRANSACTIONS {
-            return Err(cannot(
-                &format!("the engine reads {TRANSACTIONS} only, not {}", query.from),
-                "`caudal queries test` runs it; the engine does not yet",
-            ));
-        }
-        let Some(aggregation) = &query.aggregation else {
-            return Err(cannot(
-                "the engine runs aggregates only, not CREATE STREAM … AS SELECT",
-                "`caudal queries test` runs it; the engine does not yet",
-            ));
-        };
-        let window = window_of(aggregation).ok_or_else(|| {
-            cannot(
-                "the engine does not run SESSION windows yet",
-                "use TUMBLING or HOPPING; `caudal queries test` runs sessions",
-            )
-        })?;
-        let join = query.join.as_ref().map(|join| {
-            let table = sources.get(&join.table).filter(|t| t.kind == SourceKind::Table);
-            table.map(|table| Join { table: Arc::new(table.clone()), left: join.left })
-        });
-        let join = match join {
-            Some(None) => return Err(cannot("its joined table is not there", "CREATE TABLE it")),
-            Some(join) => join,
-            None => None,
-        };
+        let aggregation = check(&query, sources)?;
+        let window = window_of(aggregation);
+        let table = |name: &str| sources.get(name).cloned().map(Arc::new);
+        let join = query
+            .join
+            .as_ref()
+            .and_then(|join| Some(Join { table: table(&join.table)?, left: join.left }));
         let mut schema =
             query.row_schema().map_err(|e| cannot(&e.to_string(), "CAST it, or leave it out"))?;
         for column in &query.columns {
@@ -230,25 +215,34 @@ impl Plan {
         having.holds(&GroupRow { plan: self, group, start, values }).unwrap_or(false)
     }
 
-    /// The output row of a group and window.
-    ///
-    /// # Errors
-    /// When a selected expression has no value.
-    pub fn row(&self, group: &str, start: i64, values: &Values) -> Result<Vec<Cell>, EvalError> {
+    /// The output row of a group and window. A column without a value is NULL, as in ksqlDB, and is
+    /// reported.
+    pub fn row(
+        &self,
+        group: &str,
+        start: i64,
+        values: &Values,
+        errors: &mut Vec<EvalError>,
+    ) -> Vec<Cell> {
         let row = GroupRow { plan: self, group, start, values };
-        let mut cells = Vec::with_capacity(self.schema.columns.len());
         let columns = &self.query.columns;
-        for column in columns.iter().filter(|c| c.key) {
-            cells.push(crate::group::cell(column.value.eval(&row)?, &column.value.kind));
-        }
+        let mut cells = Vec::with_capacity(self.schema.columns.len());
+        let mut push = |cells: &mut Vec<Cell>, key: bool| {
+            for column in columns.iter().filter(|column| column.key == key) {
+                let value = column.value.eval(&row).unwrap_or_else(|error| {
+                    errors.push(error);
+                    Value::Null
+                });
+                cells.push(crate::group::cell(value, &column.value.kind));
+            }
+        };
+        push(&mut cells, true);
         if self.is_windowed() {
             cells.push(Cell::Timestamp(start));
             cells.push(Cell::Timestamp(start.saturating_add(self.window.size)));
         }
-        for column in columns.iter().filter(|c| !c.key) {
-            cells.push(crate::group::cell(column.value.eval(&row)?, &column.value.kind));
-        }
-        Ok(cells)
+        push(&mut cells, false);
+        cells
     }
 
     /// Identity of the definition: state made under another one is another query's. Without the
@@ -296,16 +290,17 @@ fn is_account(expr: &Expr) -> bool {
     column.is_some_and(|(name, _)| *name == "account_id")
 }
 
-fn window_of(aggregation: &Aggregation) -> Option<Window> {
-    let Some(window) = &aggregation.window else { return Some(Window::unbounded()) };
-    let grace = window.grace.saturating_mul(1000);
+fn window_of(aggregation: &Aggregation) -> Window {
+    let Some(window) = &aggregation.window else { return Window::unbounded() };
+    let micros = |millis: i64| millis.saturating_mul(1000);
+    let grace = micros(window.grace);
     match window.kind {
-        WindowKind::Tumbling { size } => Some(Window::tumbling(size * 1000, grace)),
-        // Windows are kept as panes of one advance, so it must divide the size.
-        WindowKind::Hopping { size, advance } if size % advance == 0 => {
-            Some(Window::hopping(size * 1000, advance * 1000, grace))
+        WindowKind::Hopping { size, advance } => {
+            Window::hopping(micros(size), micros(advance), grace)
         }
-        _ => None,
+        WindowKind::Tumbling { size } | WindowKind::Session { gap: size } => {
+            Window::tumbling(micros(size), grace)
+        }
     }
 }
 
@@ -438,8 +433,19 @@ mod tests {
 
     #[test]
     fn what_the_engine_does_not_run_is_said_with_its_place() {
-        let text = GOLD.replace("TUMBLING (SIZE 1 MINUTE)", "SESSION (1 MINUTE)");
-        let faults = Plan::compile(&text).unwrap_err();
-        assert!(faults[0].message.contains("SESSION"), "{faults:?}");
+        let said = |from: &str, to: &str| {
+            assert!(GOLD.contains(from), "{from}");
+            Plan::compile(&GOLD.replace(from, to)).unwrap_err()[0].message.clone()
+        };
+        let window = "TUMBLING (SIZE 1 MINUTE)";
+        assert!(said(window, "SESSION (1 MINUTE)").contains("SESSION"));
+        let hopping = said(window, "HOPPING (SIZE 1 MINUTE, ADVANCE BY 25 SECONDS)");
+        assert!(hopping.contains("panes"), "{hopping}");
+        for name in ["transacciones", "caudal_estado", "`con espacio`", "transactions"] {
+            let message = said("TABLE g", &format!("TABLE {name}"));
+            assert!(message.contains("cannot be that of its topic"), "{message}");
+        }
+        let topic = said("IDLE_TIMEOUT", "KAFKA_TOPIC='otro', IDLE_TIMEOUT");
+        assert!(topic.contains("topic of the query's name"), "{topic}");
     }
 }

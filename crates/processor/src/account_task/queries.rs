@@ -153,10 +153,9 @@ impl AccountTask {
         offset: i64,
         outbox: &mut Outbox,
     ) {
-        let values = match query.plan.row(&row.group, row.start, &row.values) {
-            Ok(values) => values,
-            Err(error) => return self.counts.unrowed(&query.plan.name, &row.group, &error),
-        };
+        let mut errors = Vec::new();
+        let values = query.plan.row(&row.group, row.start, &row.values, &mut errors);
+        self.counts.row_errors(&query.plan.name, &row.group, &errors);
         self.at.outputs.emit(
             outbox,
             Output {

@@ -52,7 +52,7 @@ fn nano(cents: i128) -> i128 {
 fn gold(offset: i64, number: u64, start: i64, values: &Accumulator) -> Record {
     let plan = ventas_gold();
     let query = Query::new(plan.clone(), 1);
-    let columns = plan.row(GROUP, start, &Values::Amount(*values)).expect("row");
+    let columns = plan.row(GROUP, start, &Values::Amount(*values), &mut Vec::new());
     let header = |name: &str, text: String| (name.to_owned(), text.into_bytes().into());
     Record {
         offset,
@@ -166,8 +166,7 @@ fn a_table_is_compared_with_what_the_sink_has_stored() {
     let cells = |start: i64, values: &Accumulator| -> Vec<Option<Value>> {
         query
             .plan
-            .row(GROUP, start, &Values::Amount(*values))
-            .expect("row")
+            .row(GROUP, start, &Values::Amount(*values), &mut Vec::new())
             .into_iter()
             .map(Some)
             .collect()
