@@ -23,6 +23,7 @@ use caudal_service::metrics::registry;
 use caudal_service::queries;
 use caudal_service::shutdown::Shutdown;
 use rand::Rng as _;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,6 +49,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut config = Config::read(args.config.as_deref())?;
     let text = queries::text(args.queries.as_deref(), SHIPPED)?;
     let plans = Plan::compile_file(&text.name, &text.sql).map_err(Usage)?;
+    let own = config.routes.len();
     config.add_queries(&plans);
     let queries_topics: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
     let registry = registry("caudal-sink")?;
@@ -103,7 +105,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let membership = Membership {
         group: GROUP.into(),
-        instance: Some(name.clone()),
+        instance: Some(member_name(&name, &topics, own)),
         topics,
         protocol: GroupProtocol::Classic,
     };
@@ -139,6 +141,17 @@ fn missing(topic: &str) -> caudal_kafka::Error {
         cause: "caudal-processor makes it when it starts with the same --queries".into(),
         transient: true,
     }
+}
+
+/// The name in the group. A static member that comes back within its session gets the partitions
+/// that it had, and nothing of topics that it subscribes to since: the coordinator compares the
+/// assignor and not the topics. So a sink of more topics than those of the file is another member.
+fn member_name(instance: &str, topics: &[Arc<str>], own: usize) -> String {
+    if topics.len() == own {
+        return instance.to_owned();
+    }
+    let digest = Sha256::digest(topics.join("\n"));
+    format!("{instance}-{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
 }
 
 /// An error that may pass by itself.
