@@ -80,8 +80,8 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     let (records, seed) = ("60000", "17");
     let expectation = Expectation::of(records, seed)?;
     let queries = ["--queries", &file];
-    let _processor = pipeline.start("caudal-processor", "processor", &queries)?;
-    let _sink = pipeline.start("caudal-sink", "sink", &queries)?;
+    let mut processor = pipeline.start("caudal-processor", "processor", &queries)?;
+    let mut sink = pipeline.start("caudal-sink", "sink", &queries)?;
     pipeline.run("caudal-producer", &["--generate", records, "--seed", seed], LIMIT)?;
     expectation.wait_stored(&pipeline, LIMIT)?;
     expectation.check(&pipeline)?;
@@ -120,5 +120,34 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     );
     let sheet = pipeline.caudal(&["verify", "--queries", &file])?;
     ensure!(sheet.contains("not computed again"), "{sheet}");
+    ensure!(processor.terminate()?.success(), "log {}", processor.log.display());
+    ensure!(sink.terminate()?.success(), "log {}", sink.log.display());
+    add_a_query(&pipeline, &file)
+}
+
+/// A query that comes later sees what comes from then on, and the books still balance.
+fn add_a_query(pipeline: &Pipeline, file: &str) -> Result<()> {
+    let mut text = std::fs::read_to_string(file)?;
+    text.push_str(
+        "CREATE TABLE despues AS SELECT merchant_id, COUNT(*) AS n FROM transacciones_validas \
+         WINDOW TUMBLING (SIZE 1 DAY) GROUP BY merchant_id EMIT CHANGES;",
+    );
+    std::fs::write(file, text)?;
+    let queries = ["--queries", file];
+    let _processor = pipeline.start("caudal-processor", "processor", &queries)?;
+    let _sink = pipeline.start("caudal-sink", "sink", &queries)?;
+    let more = ["--generate", "5000", "--seed", "18", "--source", "mas"];
+    pipeline.run("caudal-producer", &more, LIMIT)?;
+    let counted = "SELECT coalesce(sum(n), 0)::text FROM despues";
+    caudal_e2e::fault::wait_until("rows of the later query", Duration::from_secs(120), || {
+        let there = "SELECT (to_regclass('despues') IS NOT NULL)::text";
+        Ok(query::text(&pipeline.database_url, there)? == "true"
+            && query::text(&pipeline.database_url, counted)? != "0")
+    })?;
+    pipeline.caudal(&["drained"])?;
+    let n: u64 = query::text(&pipeline.database_url, counted)?.parse()?;
+    ensure!((4_000..=5_000).contains(&n), "the later query counts {n} of 5,000 later records");
+    let sheet = pipeline.caudal(&["verify", "--queries", file])?;
+    ensure!(sheet.contains("despues"), "{sheet}");
     Ok(())
 }

@@ -30,7 +30,7 @@ use caudal_processor::block::{Head, Heads, check_compatible};
 use caudal_processor::shared::{Shared, Stage, TaskId};
 use caudal_query::group::row_key;
 use caudal_query::plan::{Emit, Plan};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything that taking the balance holds on to.
@@ -48,19 +48,37 @@ pub struct Balance<'k> {
 }
 
 /// Whether the rows of a query are computed again from its records: those of windowed counts, sums,
-/// least and greatest amounts, emitted with each change, without a join.
-pub fn is_recomputed(plan: &Plan) -> bool {
-    plan.amounts().is_some() && plan.join.is_none() && plan.emit == Emit::Changes
+/// least and greatest amounts, emitted with each change, without a join, there from the beginning.
+pub fn is_recomputed(plan: &Plan, cut: &Cut) -> bool {
+    !cut.begun_later.contains(&plan.name)
+        && plan.amounts().is_some()
+        && plan.join.is_none()
+        && plan.emit == Emit::Changes
 }
 
-fn not_recomputed(plans: &[Plan]) -> Vec<String> {
-    let others: Vec<&str> =
-        plans.iter().filter(|plan| !is_recomputed(plan)).map(|plan| plan.name.as_str()).collect();
+/// The queries that some task of stage 1 had not had from its first block on.
+fn begun_later(heads: &Heads, plans: &[Plan]) -> BTreeSet<String> {
+    let of_stage_1 = || heads.last().iter().filter(|(id, _)| id.stage == Stage::Account);
+    let is_whole = |plan: &&Plan| {
+        of_stage_1().all(|(_, head)| {
+            let state = head.plans.iter().find(|state| state.name == plan.name);
+            state.is_some_and(|state| state.incarnation == 0 && state.version == 1)
+        })
+    };
+    plans.iter().filter(|plan| !is_whole(plan)).map(|plan| plan.name.clone()).collect()
+}
+
+fn not_recomputed(plans: &[Plan], cut: &Cut) -> Vec<String> {
+    let others: Vec<&str> = plans
+        .iter()
+        .filter(|plan| !is_recomputed(plan, cut))
+        .map(|plan| plan.name.as_str())
+        .collect();
     if others.is_empty() {
         return Vec::new();
     }
     vec![format!(
-        "rows not computed again (other aggregates, a join, EMIT FINAL): {}",
+        "rows not computed again (other aggregates, a join, EMIT FINAL, or begun later): {}",
         others.join(", ")
     )]
 }
@@ -99,7 +117,8 @@ impl<'k> Balance<'k> {
         let heads = heads(&mut reading, &shared)?;
         cut.eras = Eras::of(heads.last(), cut.partitions)?;
         positions(kafka, heads.last(), &mut cut)?;
-        let notes = cut.eras.note().into_iter().chain(not_recomputed(&plans)).collect();
+        cut.begun_later = begun_later(&heads, &plans);
+        let notes = cut.eras.note().into_iter().chain(not_recomputed(&plans, &cut)).collect();
         Ok(Balance {
             reading,
             snapshot,
@@ -218,7 +237,8 @@ impl<'k> Balance<'k> {
             }
             Ok(())
         })?;
-        for (at, plan) in self.plans.iter().enumerate().filter(|(_, plan)| is_recomputed(plan)) {
+        for (at, plan) in self.plans.iter().enumerate().filter(|(_, plan)| is_recomputed(plan, cut))
+        {
             for late in [false, true] {
                 if late && plan.is_local() {
                     continue;
@@ -261,7 +281,7 @@ impl<'k> Balance<'k> {
     /// Stage 2's counters: what it has merged is what the queries have taken.
     fn compare_group(&mut self, ledger: &GroupLedger, windows: &Windows) {
         let global = || windows.queries.iter().filter(|query| !query.plan.is_local());
-        if !global().all(|query| is_recomputed(&query.plan)) {
+        if !global().all(|query| is_recomputed(&query.plan, &self.cut)) {
             return;
         }
         if global().any(|q| !q.in_flight.is_empty()) || self.cut.any_cut(VALID) {
@@ -425,7 +445,8 @@ impl<'k> Balance<'k> {
     async fn compare_windows(&mut self, windows: &Windows) -> Result<()> {
         // The sink comes last on the sheet.
         let sink = self.sheet.hops.pop();
-        let recomputed = |(_, query): &(usize, &Query)| is_recomputed(&query.plan);
+        let cut = self.cut.clone();
+        let recomputed = |(_, query): &(usize, &Query)| is_recomputed(&query.plan, &cut);
         for (at, query) in windows.queries.iter().enumerate().filter(recomputed) {
             let mut rows = WindowRows::new(&self.cut, at, query);
             let (meter, differences) = (&mut self.reading.meter, &mut self.differences);

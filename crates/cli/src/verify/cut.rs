@@ -5,7 +5,7 @@ use super::eras::Eras;
 use super::place::{Place, VALID};
 use caudal_core::decode::Record;
 use caudal_core::headers;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Positions, by partition.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,9 @@ pub struct Cut {
     pub eras: Eras,
     /// Dedup horizon in microseconds.
     pub horizon: i64,
+    /// Queries that began, or began again, when other records had been processed: what they were
+    /// given is not known here.
+    pub begun_later: BTreeSet<String>,
 }
 
 impl Cut {

@@ -383,16 +383,19 @@ impl<'a> Audit<'a> {
         let is_late = |plan: &&Plan| {
             let mut starts = plan.window.starts(t.event_time);
             plan.join.is_none()
+                && !self.cut.begun_later.contains(&plan.name)
                 && plan.takes(&row).unwrap_or(false)
                 && key_of(plan, &row).is_some()
                 && starts.any(|start| plan.window.is_closed(start, lane.stream_time))
         };
         let late_for = plans.iter().filter(is_late).map(|plan| plan.name.as_str());
         let expected = late_bits(&self.names, late_for);
-        // Which records a join takes is not known here.
-        let joined = (0..).zip(plans).filter(|(_, plan)| plan.join.is_some());
-        let joined = joined.fold(0, |bits: u32, (at, _)| bits | 1 << at);
-        if expected != entry.late & !joined && self.cut.is_whole(entry.place.partition()) {
+        // Which records a join takes, and a query that began later, is not known here.
+        let is_unknown =
+            |plan: &Plan| plan.join.is_some() || self.cut.begun_later.contains(&plan.name);
+        let unknown = (0..).zip(plans).filter(|(_, plan)| is_unknown(plan));
+        let unknown = unknown.fold(0, |bits: u32, (at, _)| bits | 1 << at);
+        if expected != entry.late & !unknown && self.cut.is_whole(entry.place.partition()) {
             let queries = |bits: u32| {
                 let of =
                     |(at, name): (usize, &String)| (bits & (1 << at) != 0).then(|| name.clone());

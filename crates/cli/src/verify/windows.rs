@@ -84,6 +84,8 @@ pub struct Windows {
     /// In the order of the plans.
     pub queries: Vec<Query>,
     stream_times: Vec<i64>,
+    /// Which queries are computed again.
+    recomputed: Vec<bool>,
     /// Partitions whose whole history is there.
     whole: Vec<bool>,
 }
@@ -335,6 +337,7 @@ impl Windows {
     pub fn new(plans: Vec<Plan>, cut: &Cut) -> Windows {
         let whole: Vec<bool> = (0..cut.partitions).map(|p| cut.is_whole(p)).collect();
         Windows {
+            recomputed: plans.iter().map(|plan| is_recomputed(plan, cut)).collect(),
             queries: plans.into_iter().map(|plan| Query::new(plan, whole.len())).collect(),
             stream_times: vec![i64::MIN; whole.len()],
             whole,
@@ -370,7 +373,7 @@ impl Windows {
         let stream_time = *stream_time;
         let row = Input::new(valid, place.partition(), place.offset());
         for (at, query) in self.queries.iter_mut().enumerate() {
-            let takes = is_recomputed(&query.plan) && query.plan.takes(&row).unwrap_or(false);
+            let takes = self.recomputed[at] && query.plan.takes(&row).unwrap_or(false);
             if !takes {
                 continue;
             }
