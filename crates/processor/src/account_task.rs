@@ -257,6 +257,8 @@ impl AccountTask {
         haste: Option<Haste>,
         outbox: &mut Outbox,
     ) -> Result<(), TaskError> {
+        // A task that is only to sweep has had no record: what it writes must be undoable too.
+        self.begin();
         let shared = Arc::clone(&self.shared);
         let last_offset = self.at.next_offset - 1;
         for (place, query) in shared.local.iter().enumerate() {

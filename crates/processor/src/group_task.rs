@@ -306,6 +306,8 @@ impl GroupTask {
     /// # Errors
     /// [`TaskError::Overflow`].
     pub fn finish(&mut self, haste: Option<Haste>, outbox: &mut Outbox) -> Result<(), TaskError> {
+        // A task that is only to sweep has had no record: what it writes must be undoable too.
+        self.begin();
         let shared = Arc::clone(&self.shared);
         let last_offset = self.at.next_offset - 1;
         for (place, query) in shared.global.iter().enumerate() {
