@@ -7,14 +7,14 @@ use caudal_kafka::args::Isolation;
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
 use sqlx::{Connection as _, PgConnection, Row as _};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long one look may take.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The topics that the sink stores.
+/// The topics that the sink stores in any case; those of queries stand in its positions.
 const SINK: [&str; 4] = [topics::VALIDAS, topics::VENTAS_GOLD, topics::ALERTAS_FRAUDE, topics::DLQ];
 
 /// Waits until the processor has committed, and the sink stored, every record; calls `tick` about
@@ -58,18 +58,18 @@ pub async fn behind(
     database_url: &str,
     partitions: i32,
     with_input: bool,
-) -> Result<Option<&'static str>> {
+) -> Result<Option<String>> {
     let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-processor")?;
     let mut positions = positions(&offsets, database_url, partitions).await?;
-    positions.retain(|topic, _| with_input || *topic != topics::TRANSACCIONES);
+    positions.retain(|topic, _| with_input || topic != topics::TRANSACCIONES);
     tokio::task::block_in_place(|| first_behind(kafka, &positions))
 }
 
-fn first_behind(kafka: &Kafka, positions: &Positions) -> Result<Option<&'static str>> {
+fn first_behind(kafka: &Kafka, positions: &Positions) -> Result<Option<String>> {
     for (topic, positions) in positions {
         let drained = LogReader::drained(kafka, topic, positions, LOOK)?;
         if drained.len() < positions.len() {
-            return Ok(Some(topic));
+            return Ok(Some(topic.clone()));
         }
     }
     Ok(None)
@@ -87,18 +87,18 @@ pub async fn run(patience_s: u64) -> Result<()> {
     Ok(())
 }
 
-type Positions = BTreeMap<&'static str, BTreeMap<i32, i64>>;
+type Positions = BTreeMap<String, BTreeMap<i32, i64>>;
 
 /// Next offsets of the first `most` partitions: of the processor's inputs from its group, of the
 /// sink's from its table.
 async fn positions(offsets: &Offsets, database_url: &str, most: i32) -> Result<Positions> {
-    let count = |topic| Ok::<i32, anyhow::Error>(offsets.partitions(topic)?.min(most));
+    let count = |topic: &str| Ok::<i32, anyhow::Error>(offsets.partitions(topic)?.min(most));
     let mut all = Positions::new();
     for topic in [topics::TRANSACCIONES, topics::PARCIALES] {
         let partitions: Vec<_> = (0..count(topic)?).map(|p| (Arc::<str>::from(topic), p)).collect();
         let committed = offsets.committed(&partitions)?;
         let next = committed.iter().map(|(p, c)| (p.1, c.as_ref().map_or(0, |c| c.next_offset)));
-        all.insert(topic, next.collect());
+        all.insert(topic.to_owned(), next.collect());
     }
     let mut connection =
         PgConnection::connect(database_url).await.context("cannot connect to PostgreSQL")?;
@@ -106,14 +106,17 @@ async fn positions(offsets: &Offsets, database_url: &str, most: i32) -> Result<P
         .fetch_all(&mut connection)
         .await
         .context("cannot read table sink_offsets; caudal-sink makes it when it first starts")?;
-    for topic in SINK {
-        let stored = (0..count(topic)?).map(|p| {
+    let claimed = rows.iter().map(|row| row.get::<String, _>("topic"));
+    let stored: BTreeSet<String> = SINK.map(str::to_owned).into_iter().chain(claimed).collect();
+    for topic in stored {
+        let next = (0..count(&topic)?).map(|p| {
             let row = rows.iter().find(|r| {
                 r.get::<String, _>("topic") == topic && r.get::<i32, _>("partition") == p
             });
             (p, row.map_or(0, |r| r.get::<i64, _>("next_offset")))
         });
-        all.insert(topic, stored.collect());
+        let next = next.collect();
+        all.insert(topic, next);
     }
     Ok(all)
 }

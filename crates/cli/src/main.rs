@@ -1,6 +1,7 @@
 //! `caudal`: the stack, topics, and what people ask of the pipeline. One file a subcommand.
 
 mod demo;
+mod deployment;
 mod drained;
 mod queries;
 mod scrape;

@@ -51,6 +51,23 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
+    /// As [`Writer::bytes`] of what `write` appends, without a buffer in between: short contents, as
+    /// nearly all are, have their length in the byte that is kept for it.
+    pub fn sized(&mut self, write: impl FnOnce(&mut Writer)) {
+        let at = self.0.len();
+        self.0.push(0);
+        write(self);
+        let length = i64::try_from(self.0.len() - at - 1).unwrap_or(i64::MAX);
+        let bits = zigzag(length);
+        if bits < 0x80 {
+            self.0[at] = low_byte(bits);
+        } else {
+            let mut head = Writer::new();
+            head.varint(bits);
+            self.0.splice(at..=at, head.0);
+        }
+    }
+
     /// `string`: length in bytes, then UTF-8.
     pub fn string(&mut self, value: &str) {
         self.bytes(value.as_bytes());
@@ -434,4 +451,26 @@ pub fn read_strings<'a>(input: &mut Reader<'a>) -> Result<Vec<&'a str>, AvroErro
         Ok(())
     })?;
     Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sized_contents_read_as_bytes() {
+        for length in [0, 1, 63, 64, 8_191, 8_192, 1 << 20] {
+            let contents = vec![7; length];
+            let mut out = Writer::new();
+            out.long(-5);
+            out.sized(|out| contents.iter().for_each(|byte| out.boolean(*byte == 7)));
+            out.long(9);
+            let written = out.into_bytes();
+            let mut input = Reader::new(&written);
+            assert_eq!(input.long(), Ok(-5));
+            assert_eq!(input.bytes().map(<[u8]>::len), Ok(length));
+            assert_eq!(input.long(), Ok(9));
+            assert_eq!(input.end(), Ok(()));
+        }
+    }
 }

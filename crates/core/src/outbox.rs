@@ -55,16 +55,18 @@ impl OutRecord {
 
     /// Gives every header, those of the origin first.
     pub fn for_each_header(&self, mut take: impl FnMut(&'static str, &[u8])) {
+        use std::io::Write as _;
         if let Some(origin) = &self.origin {
             take(headers::TASK, origin.task.as_bytes());
-            let mut text = Digits::default();
-            text.push(origin.sequence);
-            take(headers::SEQUENCE, text.as_bytes());
-            text = Digits::default();
-            text.push(u64::try_from(origin.offset).unwrap_or(0));
-            text.push_byte(b'@');
-            text.push(u64::try_from(origin.partition).unwrap_or(0));
-            take(headers::SOURCE, text.as_bytes());
+            let mut text = [0_u8; 40];
+            let mut write = |name, arguments: std::fmt::Arguments<'_>| {
+                let mut rest = &mut text[..];
+                // Forty bytes hold any of these numbers.
+                let left = rest.write_fmt(arguments).map_or(40, |()| rest.len());
+                take(name, &text[..40 - left]);
+            };
+            write(headers::SEQUENCE, format_args!("{}", origin.sequence));
+            write(headers::SOURCE, format_args!("{}@{}", origin.partition, origin.offset));
         }
         self.headers.iter().for_each(|(name, value)| take(name, value));
     }
@@ -73,41 +75,6 @@ impl OutRecord {
     #[must_use]
     pub fn header_count(&self) -> usize {
         self.headers.len() + if self.origin.is_some() { 3 } else { 0 }
-    }
-}
-
-/// Decimal numbers, written from the right to the left: three per output record, which the
-/// formatting of the standard library made dear.
-struct Digits {
-    text: [u8; 48],
-    from: usize,
-}
-
-impl Default for Digits {
-    fn default() -> Digits {
-        Digits { text: [0; 48], from: 48 }
-    }
-}
-
-impl Digits {
-    /// Puts a byte before what is there. Two numbers and a sign take 41 bytes at most.
-    fn push_byte(&mut self, byte: u8) {
-        self.from -= 1;
-        self.text[self.from] = byte;
-    }
-
-    fn push(&mut self, mut number: u64) {
-        loop {
-            self.push_byte(b'0' + (number % 10) as u8);
-            number /= 10;
-            if number == 0 {
-                return;
-            }
-        }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.text[self.from..]
     }
 }
 

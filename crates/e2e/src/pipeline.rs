@@ -18,6 +18,8 @@ pub struct Pipeline {
     pub database_url: String,
     /// Where logs of this test go.
     pub logs: PathBuf,
+    /// The file of queries that everything runs with; none: what is built in.
+    queries: Option<PathBuf>,
 }
 
 impl Pipeline {
@@ -43,9 +45,25 @@ impl Pipeline {
             database_url: stack.database_url(),
             stack,
             logs,
+            queries: None,
         };
         pipeline.caudal(&["reset", "--yes"])?;
         Ok(Some(pipeline))
+    }
+
+    /// From here on every command runs these queries beside the shipped ones (`CAUDAL_QUERIES`).
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn add_queries(&mut self, sql: &str) -> Result<()> {
+        let file = self.logs.join("queries.sql");
+        let before = match &self.queries {
+            Some(file) => std::fs::read_to_string(file)?,
+            None => caudal_query::plan::SHIPPED.to_owned(),
+        };
+        std::fs::write(&file, format!("{before}\n{sql}"))?;
+        self.queries = Some(file);
+        Ok(())
     }
 
     /// A binary of ours with this stack's addresses.
@@ -61,6 +79,9 @@ impl Pipeline {
             .env("DATABASE_URL", self.stack.database_url())
             .env("CAUDAL_HOME", self.stack.home())
             .env("CAUDAL_METRICS_LISTEN", "off");
+        if let Some(queries) = &self.queries {
+            command.env("CAUDAL_QUERIES", queries);
+        }
         Ok(command)
     }
 

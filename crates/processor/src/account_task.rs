@@ -15,7 +15,6 @@ use crate::tables::Tables;
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::decode::{Record, decode};
 use caudal_core::dedup::{self, Dedup, Outcome, Seen};
-use caudal_core::headers;
 use caudal_core::ledger::AccountLedger;
 use caudal_core::money::SumOverflow;
 use caudal_core::outbox::{OutRecord, Outbox};
@@ -445,12 +444,4 @@ fn next_entry(
         (place, after) = (place + 1, None);
     }
     None
-}
-
-/// The header of rows of a query that was begun again.
-pub(crate) fn version_header(version: u32) -> Vec<(&'static str, Vec<u8>)> {
-    match version {
-        1 => Vec::new(),
-        version => vec![(headers::VERSION, version.to_string().into_bytes())],
-    }
 }

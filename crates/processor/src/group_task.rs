@@ -2,11 +2,11 @@
 
 mod grow;
 
-use crate::account_task::{Message, Source, version_header};
+use crate::account_task::{Message, Source};
 use crate::block::{Block, Entries, Entry, Growth, Head};
 use crate::metrics::Counts;
 use crate::mutant::{self, Mutant};
-use crate::outputs::{Output, Outputs};
+use crate::outputs::Outputs;
 use crate::plans::Plans;
 use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
 use crate::sweep::{Haste, Sweep};
@@ -16,7 +16,7 @@ use caudal_core::ledger::{GroupLedger, read_count, write_count};
 use caudal_core::money::SumOverflow;
 use caudal_core::outbox::{OutRecord, Outbox};
 use caudal_core::sequence::{Sequence, Sequences};
-use caudal_query::group::{self, Row};
+use caudal_query::group::Row;
 use caudal_query::merge::{MergeState, Merged};
 use caudal_query::partials::{Partial, RawPartial};
 use caudal_query::plan::Emit;
@@ -285,20 +285,9 @@ impl GroupTask {
     ) {
         let shared = Arc::clone(&self.shared);
         let query = &shared.global[place];
-        let mut errors = Vec::new();
-        let values = query.plan.row(&row.group, row.start, &row.values, &mut errors);
-        self.counts.row_errors(&query.plan.name, &row.group, &errors);
-        self.at.outputs.emit(
-            outbox,
-            Output {
-                topic,
-                partition: self.id.partition,
-                key: Some(group::row_key(&query.plan, &row.group, row.start)),
-                value: Some(query.row_schema.encode(query.schema_id, &values)),
-                source: (self.id.partition, offset),
-                headers: version_header(self.plans.version(place)),
-            },
-        );
+        let to = (topic, self.id.partition, (self.id.partition, offset));
+        let version = self.plans.version(place);
+        self.counts.query_errors += self.at.outputs.emit_row(outbox, query, version, to, row);
     }
 
     /// Closes the batch: changed or closed rows, then the state block.

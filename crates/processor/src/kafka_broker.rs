@@ -80,11 +80,8 @@ impl KafkaBroker {
             protocol: manner.protocol,
             topics: vec![Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)],
         };
-        let tables = shared.tables();
-        let table_log = match tables.first() {
-            Some(table) => Some(LogReader::connect(kafka, table)?),
-            None => None,
-        };
+        let table = shared.table();
+        let table_log = table.map(|table| LogReader::connect(kafka, &table.topic)).transpose()?;
         Ok(KafkaBroker {
             consumer: GroupConsumer::join(kafka, &membership)?,
             producer,

@@ -4,7 +4,6 @@ use crate::shared::Shared;
 use caudal_core::outbox::Outbox;
 use caudal_core::reject::Reason;
 use caudal_service::metrics::{counter, counter_vec, gauge, gauge_vec, seconds};
-use caudal_sql::expr::EvalError;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,14 +31,6 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts columns of a row that have no value and are NULL.
-    pub fn row_errors(&mut self, query: &str, group: &str, errors: &[EvalError]) {
-        self.query_errors += errors.len() as u64;
-        for error in errors {
-            tracing::debug!(query, group, %error, "a column of this group's row is NULL");
-        }
-    }
-
     /// Counts a dead letter.
     pub fn reject(&mut self, reason: Reason) {
         *self.dead.entry(reason).or_default() += 1;
@@ -233,6 +224,7 @@ impl Metrics {
 
     /// Moves the counters by what a committed batch of stage 2 counted.
     pub fn group(&self, counts: &Counts) {
+        self.query_errors.inc_by(counts.query_errors);
         self.partials.inc_by(counts.records_in);
         self.late.inc_by(counts.late);
         self.stale.inc_by(counts.stale);

@@ -1,9 +1,11 @@
 //! Output records with their headers: who wrote them, as the how-manieth, because of what.
 
-use crate::shared::TaskId;
+use crate::shared::{Query, TaskId};
 use caudal_core::avro::{AvroError, Reader, Writer};
+use caudal_core::headers;
 use caudal_core::ledger::{read_count, write_count};
 use caudal_core::outbox::{Origin, OutRecord, Outbox};
+use caudal_query::group::{Row, row_key};
 use std::sync::Arc;
 
 /// Numbers a task's outputs, contiguously per topic-partition.
@@ -70,6 +72,32 @@ impl Outputs {
             origin: Some(origin),
             headers: output.headers,
         });
+    }
+
+    /// Numbers a query's row and puts it into the outbox. Gives how many of its columns have no
+    /// value and are NULL.
+    pub fn emit_row(
+        &mut self,
+        outbox: &mut Outbox,
+        query: &Query,
+        version: u32,
+        (topic, partition, source): (&Arc<str>, i32, (i32, i64)),
+        row: &Row,
+    ) -> u64 {
+        let mut errors = Vec::new();
+        let values = query.plan.row(&row.group, row.start, &row.values, &mut errors);
+        for error in &errors {
+            let (query, group) = (&query.plan.name, &row.group);
+            tracing::debug!(query, %group, %error, "a column of this group's row is NULL");
+        }
+        let headers = match version {
+            1 => Vec::new(),
+            version => vec![(headers::VERSION, version.to_string().into_bytes())],
+        };
+        let key = Some(row_key(&query.plan, &row.group, row.start));
+        let value = Some(query.row_schema.encode(query.schema_id, &values));
+        self.emit(outbox, Output { topic, partition, key, value, source, headers });
+        errors.len() as u64
     }
 
     /// Writes the numbers into a state block.

@@ -223,15 +223,6 @@ impl Shared {
         let mut joins = self.queries(Stage::Account).filter_map(|q| q.plan.join.as_ref());
         joins.next().map(|join| Arc::clone(&join.table))
     }
-
-    /// The topics of the reference tables that queries join.
-    #[must_use]
-    pub fn tables(&self) -> BTreeSet<&str> {
-        self.queries(Stage::Account)
-            .filter_map(|q| q.plan.join.as_ref())
-            .map(|join| join.table.topic.as_str())
-            .collect()
-    }
 }
 
 /// Why a task cannot go on: never a single bad record, always something that must be looked at.

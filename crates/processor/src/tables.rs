@@ -11,11 +11,10 @@ use crate::shared::Shared;
 use anyhow::Result;
 use caudal_core::decode::Record;
 use caudal_kafka::log_reader::Event;
-use caudal_sql::catalog::{Source, SourceColumn};
-use caudal_sql::codec::decode_columns;
-use caudal_sql::json::Json;
-use caudal_sql::row::{Position, pseudo_columns};
-use caudal_sql::value::Value;
+use caudal_sql::catalog::Source;
+use caudal_sql::row::GenericRow;
+use caudal_sql::value::to_text;
+use caudal_sql::{execution, wire};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,15 +26,12 @@ const SLICE: Duration = Duration::from_millis(20);
 /// The table has one partition.
 const PARTITION: i32 = 0;
 
-/// The columns of the table as its statement declares them, the pseudo columns last.
-type Row = Box<[Value<'static>]>;
-
 /// The reference table, or none.
 #[derive(Debug)]
 pub struct Tables {
     /// The table's declaration.
     source: Option<Arc<Source>>,
-    rows: FxHashMap<Box<str>, Row>,
+    rows: FxHashMap<Box<str>, GenericRow>,
     /// Every record below it is in the table.
     offset: i64,
     /// When the last reading to a captured end was begun; `None` before the first.
@@ -66,8 +62,8 @@ impl Tables {
 
     /// A row.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&[Value<'static>]> {
-        self.rows.get(key).map(AsRef::as_ref)
+    pub fn get(&self, key: &str) -> Option<&GenericRow> {
+        self.rows.get(key)
     }
 
     /// Whether the table holds all that was in its topic at `time`.
@@ -111,18 +107,13 @@ impl Tables {
 
     fn apply(&mut self, record: &Record) {
         self.offset = record.offset + 1;
-        let Some(key) = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()) else {
-            tracing::warn!(offset = record.offset, "row of the reference table without a text key");
-            return;
-        };
-        let Some(value) = record.value.as_deref() else {
-            self.rows.remove(key);
-            return;
-        };
         let Some(source) = &self.source else { return };
-        match row_of(source, key, value, record) {
-            Ok(row) => {
-                self.rows.insert(key.into(), row);
+        match row_of(source, record) {
+            Ok((key, Some(row))) => {
+                self.rows.insert(key, row);
+            }
+            Ok((key, None)) => {
+                self.rows.remove(&key);
             }
             Err(error) => {
                 tracing::warn!(offset = record.offset, %error, "row of the reference table");
@@ -131,29 +122,26 @@ impl Tables {
     }
 }
 
-/// A row of the table: its key, the columns of its JSON value, and where it was read.
-fn row_of(source: &Source, key: &str, value: &[u8], record: &Record) -> Result<Row, String> {
-    let text = std::str::from_utf8(value).map_err(|e| e.to_string())?;
-    let json = Json::parse(text).map_err(|e| e.to_string())?;
-    let keys: Vec<_> = source.columns.iter().filter(|c| c.key).collect();
-    let values: Vec<_> = source.columns.iter().filter(|c| !c.key).collect();
-    let key = Json::Text(key.to_owned());
-    let decode = |json: &Json, columns: &[&SourceColumn], format, wrapped| {
-        decode_columns(json, columns, format, wrapped).map_err(|e| e.to_string())
-    };
-    let keys = decode(&key, &keys, source.key_format, true)?.unwrap_or_default();
-    let values = decode(&json, &values, source.value_format, source.wrapped)?.unwrap_or_default();
-    let (mut keys, mut values) = (keys.into_iter(), values.into_iter());
-    let columns = source.columns.iter().map(|column| {
-        let next = if column.key { keys.next() } else { values.next() };
-        next.unwrap_or_default()
-    });
-    let position = Position {
-        rowtime: record.timestamp,
-        partition: record.partition,
-        offset: record.offset,
+/// A record of the table's topic as its statement declares it: its key as text, and the row; none
+/// where it is gone.
+fn row_of(source: &Source, record: &Record) -> Result<(Box<str>, Option<GenericRow>), String> {
+    let key = wire::key(source, record.key.as_deref()).map_err(|e| e.to_string())?;
+    let value = wire::value(source, record.value.as_deref()).map_err(|e| e.to_string())?;
+    let read = execution::Record {
+        topic: source.topic.clone(),
+        key,
+        value,
+        timestamp: record.timestamp,
         window: None,
     };
-    let pseudo = (0..pseudo_columns().len()).map(|at| position.column(at));
-    Ok(columns.chain(pseudo).collect())
+    let incoming = execution::read(source, &read, record.offset)?;
+    let incoming = incoming.ok_or("a record from before 1970")?;
+    let (Some(key), Some(column)) = (incoming.key.first(), source.key_columns().next()) else {
+        return Err("a row without a key".into());
+    };
+    if key.is_null() {
+        return Err("a row without a key".into());
+    }
+    let key = to_text(key, &column.kind).into();
+    Ok((key, (!incoming.tombstone).then_some(incoming.row)))
 }

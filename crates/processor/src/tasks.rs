@@ -253,3 +253,32 @@ impl Tasks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_query::plan::shipped;
+
+    /// Seed 7953 of the simulation: the block's number stayed taken, and a restore missed a block.
+    #[test]
+    fn what_a_task_writes_without_a_record_is_undone_too() {
+        let shared = Arc::new(Shared::new(shipped(), 2, 0));
+        for stage in [Stage::Account, Stage::Group] {
+            let id = TaskId { stage, partition: 0 };
+            let mut tasks = Tasks::default();
+            tasks.insert(id, Task::new(id, &shared));
+            let haste = BTreeMap::from([(id, Haste { from: 0, bytes: 100 })]);
+            let mut blocks = Vec::new();
+            for _ in 0..2 {
+                let mut outbox = Outbox::default();
+                let touched = BTreeSet::from([id]);
+                let tables = Tables::new(&shared);
+                tasks.finish(&touched, &haste, &tables, &mut outbox).unwrap();
+                assert_eq!(outbox.positions.len(), 1);
+                blocks.push(outbox.records);
+                tasks.get_mut(id).unwrap().rollback();
+            }
+            assert_eq!(blocks[0], blocks[1], "{id}");
+        }
+    }
+}

@@ -22,13 +22,14 @@ const TOPICS_PATIENCE: Duration = Duration::from_secs(10);
 /// The topic that is missing, or has another partition count.
 pub fn check_topics(kafka: &Kafka, shared: &Shared) -> Result<i32> {
     let until = Instant::now() + TOPICS_PATIENCE;
-    let found = wait_for_topics(kafka)?;
+    let mut found = wait_for_topics(kafka)?;
     create_missing(kafka, shared, &found)?;
     loop {
-        match partition_count(&wait_for_topics(kafka)?, shared) {
+        match partition_count(&found, shared) {
             Err(error) if Instant::now() < until => {
                 tracing::debug!(%error, "topics");
                 std::thread::sleep(Duration::from_millis(500));
+                found = wait_for_topics(kafka)?;
             }
             other => return other,
         }
@@ -100,11 +101,12 @@ fn partition_count(found: &BTreeMap<String, admin::Topic>, shared: &Shared) -> R
             .into());
         }
     }
-    for table in shared.tables() {
-        if partitions(table)? != 1 {
-            let what = format!("topic {table} is joined as a table and must have one partition");
-            return Err(Usage(what).into());
-        }
+    if let Some(table) = shared.table()
+        && partitions(&table.topic)? != 1
+    {
+        let topic = &table.topic;
+        let what = format!("topic {topic} is joined as a table and must have one partition");
+        return Err(Usage(what).into());
     }
     Ok(expected)
 }

@@ -41,19 +41,19 @@ pub fn key_of(plan: &Plan, row: &Input<'_>) -> Option<GroupKey> {
     matches!(write_key(plan, row, &mut key), Ok(true)).then(|| key.into())
 }
 
-/// The value of a grouping column, from a key that [`write_key`] wrote. NULL when the key was
+/// The values of the grouping columns, from a key that [`write_key`] wrote. Empty when the key was
 /// written by something else.
-#[must_use]
-pub fn value_of(plan: &Plan, key: &str, index: usize) -> Value<'static> {
-    let values = plan.aggregation().and_then(|aggregation| aggregation.read_key(key));
-    values.and_then(|values| values.into_iter().nth(index)).unwrap_or_default()
+pub(crate) fn group_of(plan: &Plan, key: &str) -> Vec<Value<'static>> {
+    let group = plan.aggregation().and_then(|aggregation| aggregation.read_key(key));
+    group.unwrap_or_default()
 }
 
 /// The account in a group's key. `None` when the plan does not group by it, or the key is not one
 /// of the plan's.
 #[must_use]
 pub fn account_of(plan: &Plan, group: &str) -> Option<String> {
-    value_of(plan, group, plan.account_place()?).as_text().map(str::to_owned)
+    let place = plan.account_place()?;
+    group_of(plan, group).get(place)?.as_text().map(str::to_owned)
 }
 
 /// Key of an output row: the group's values and the window's start, `["85123A","GBP",1291…]`.

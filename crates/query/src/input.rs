@@ -1,30 +1,27 @@
 //! A record as queries read it: a valid transaction, and the row of the joined table.
 
 use caudal_core::transaction::ValidTransaction;
-use caudal_sql::row::{Position, RowView, TransactionRow, pseudo_columns, transaction_columns};
+use caudal_sql::row::{GenericRow, Position, RowView, TRANSACTION_ROW, TransactionRow};
 use caudal_sql::value::Value;
 
 /// A record with what it is joined with.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
     row: TransactionRow<'a>,
-    /// Columns of the transaction and pseudo columns: those of the table follow.
-    own: usize,
-    joined: &'a [Value<'static>],
+    joined: Option<&'a GenericRow>,
 }
 
 impl<'a> Input<'a> {
     /// A transaction that was read at an offset of a partition of `transacciones`.
     #[must_use]
     pub fn new(valid: &'a ValidTransaction<'a>, partition: i32, offset: i64) -> Input<'a> {
-        let own = transaction_columns().len() + pseudo_columns().len();
-        Input { row: TransactionRow::new(valid, partition, offset), own, joined: &[] }
+        Input { row: TransactionRow::new(valid, partition, offset), joined: None }
     }
 
     /// The same with a row of the joined table.
     #[must_use]
-    pub fn joined(self, row: &'a [Value<'static>]) -> Input<'a> {
-        Input { joined: row, ..self }
+    pub fn joined(self, row: &'a GenericRow) -> Input<'a> {
+        Input { joined: Some(row), ..self }
     }
 
     /// The transaction.
@@ -54,13 +51,18 @@ impl<'a> Input<'a> {
 
 impl RowView for Input<'_> {
     fn column(&self, index: usize) -> Value<'_> {
-        match index.checked_sub(self.own) {
-            None => self.row.column(index),
-            Some(at) => self.joined.get(at).map_or(Value::Null, Value::borrowed),
+        match (index.checked_sub(TRANSACTION_ROW), self.joined) {
+            (None, _) => self.row.column(index),
+            (Some(at), Some(row)) => row.column(at),
+            (Some(_), None) => Value::Null,
         }
     }
 
     fn map_entry(&self, index: usize, key: &str) -> Value<'_> {
-        self.row.map_entry(index, key)
+        match (index.checked_sub(TRANSACTION_ROW), self.joined) {
+            (None, _) => self.row.map_entry(index, key),
+            (Some(at), Some(row)) => row.map_entry(at, key),
+            (Some(_), None) => Value::Null,
+        }
     }
 }

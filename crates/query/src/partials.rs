@@ -32,9 +32,7 @@ impl Partial {
         out.string(&self.group);
         out.long(self.pane);
         out.long(self.pane - self.from);
-        let mut values = Writer::new();
-        self.values.write(&mut values);
-        out.bytes(&values.into_bytes());
+        out.sized(|out| self.values.write(out));
     }
 
     /// It as a row of each of its windows that starts before `until`.
@@ -47,27 +45,27 @@ impl Partial {
 
 /// A partial as it was written, before anybody says of which query it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawPartial {
+pub struct RawPartial<'a> {
     /// The group.
     pub group: GroupKey,
     /// Start of the pane in microseconds.
     pub pane: i64,
     /// Start of the earliest window that the records are in, in microseconds.
     pub from: i64,
-    values: Box<[u8]>,
+    values: &'a [u8],
 }
 
-impl RawPartial {
+impl<'a> RawPartial<'a> {
     /// Reads one.
     ///
     /// # Errors
     /// When the bytes are not a partial.
-    pub fn read(input: &mut Reader<'_>) -> Result<RawPartial, AvroError> {
+    pub fn read(input: &mut Reader<'a>) -> Result<RawPartial<'a>, AvroError> {
         let (group, pane) = (input.string()?.into(), input.long()?);
         let earlier = input.long()?;
         let from = pane.checked_sub(earlier).filter(|_| earlier >= 0);
         let from = from.ok_or(input.error("partial whose first window is none of its pane's"))?;
-        Ok(RawPartial { group, pane, from, values: input.bytes()?.into() })
+        Ok(RawPartial { group, pane, from, values: input.bytes()? })
     }
 
     /// Writes it as it was read.
@@ -75,7 +73,7 @@ impl RawPartial {
         out.string(&self.group);
         out.long(self.pane);
         out.long(self.pane - self.from);
-        out.bytes(&self.values);
+        out.bytes(self.values);
     }
 
     /// Its group, with the start of each of its windows.
@@ -90,7 +88,7 @@ impl RawPartial {
     /// # Errors
     /// When the values are not that query's.
     pub fn of(self, plan: &Plan) -> Result<Partial, AvroError> {
-        let mut input = Reader::new(&self.values);
+        let mut input = Reader::new(self.values);
         let values = Values::read(plan, &mut input)?;
         input.end()?;
         Ok(Partial { group: self.group, pane: self.pane, from: self.from, values })

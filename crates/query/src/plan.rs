@@ -1,7 +1,7 @@
 //! What a query computes: compiled from its SQL, as far as the engine runs it.
 
 use crate::input::Input;
-use crate::supported::{check, check_joins};
+use crate::supported::{check, check_all};
 use crate::values::{GroupRow, Values};
 use crate::window::Window;
 use caudal_core::row::{RowSchema, Value as Cell};
@@ -14,8 +14,9 @@ use caudal_sql::parser::Naming;
 use caudal_sql::row::transaction_columns;
 use caudal_sql::text::Span;
 use caudal_sql::types::SqlType;
-use caudal_sql::value::Value;
+use caudal_sql::value::{Value, to_text};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use caudal_sql::ast::Emit;
@@ -85,7 +86,7 @@ impl Plan {
                 Err(fault) => faults.push(*fault),
             }
         }
-        if let Err(what) = check_joins(&plans) {
+        if let Err(what) = check_all(&plans) {
             faults.push(Fault::new(Span { start: 0, end: 0 }, what));
         }
         if faults.is_empty() { Ok(plans) } else { Err(faults) }
@@ -200,19 +201,24 @@ impl Plan {
         self.query.filter.as_ref().map_or(Ok(true), |filter| filter.holds(row))
     }
 
-    /// What a record is looked up by in the joined table; NULL where nothing is joined.
+    /// What a record is looked up by in the joined table, as text; `None` where it is NULL.
     ///
     /// # Errors
     /// When the expression has no value for it.
-    pub fn join_key<'r>(&'r self, row: &'r Input<'_>) -> Result<Value<'r>, EvalError> {
-        self.query.join.as_ref().map_or(Ok(Value::Null), |join| join.key.eval(row))
+    pub fn join_key<'r>(&'r self, row: &'r Input<'_>) -> Result<Option<Cow<'r, str>>, EvalError> {
+        let Some(join) = &self.query.join else { return Ok(None) };
+        Ok(match join.key.eval(row)? {
+            Value::Null => None,
+            Value::Text(text) => Some(text),
+            other => Some(to_text(&other, &join.key.kind).into()),
+        })
     }
 
     /// `HAVING`: whether a group's row is to be emitted. A condition without a value does not hold.
     #[must_use]
     pub fn having_holds(&self, group: &str, start: i64, values: &Values) -> bool {
         let Some(having) = self.aggregation().and_then(|a| a.having.as_ref()) else { return true };
-        having.holds(&GroupRow { plan: self, group, start, values }).unwrap_or(false)
+        having.holds(&GroupRow::new(self, group, start, values)).unwrap_or(false)
     }
 
     /// The output row of a group and window. A column without a value is NULL, as in ksqlDB, and is
@@ -224,7 +230,7 @@ impl Plan {
         values: &Values,
         errors: &mut Vec<EvalError>,
     ) -> Vec<Cell> {
-        let row = GroupRow { plan: self, group, start, values };
+        let row = GroupRow::new(self, group, start, values);
         let columns = &self.query.columns;
         let mut cells = Vec::with_capacity(self.schema.columns.len());
         let mut push = |cells: &mut Vec<Cell>, key: bool| {

@@ -66,19 +66,26 @@ pub fn check<'q>(
     }
     if let Some(join) = &query.join {
         let table = sources.get(&join.table).filter(|table| table.kind == SourceKind::Table);
-        if table.is_none_or(|table| table.value_format != Format::Json) {
-            let what = format!("{} is no table of a topic with JSON values", join.table);
-            return cannot(what, "CREATE TABLE it WITH (VALUE_FORMAT = 'JSON', …)");
+        if table.is_none_or(|table| table.value_format == Format::Avro) {
+            let what = format!("{} is no table whose topic the engine reads", join.table);
+            return cannot(what, "CREATE TABLE it with VALUE_FORMAT = 'JSON' or 'DELIMITED'");
         }
     }
     Ok(aggregation)
 }
 
-/// One table at a time is kept in memory: every join must be with the same.
+/// Most queries of a file: lateness is a bit for each in what `caudal verify` remembers of a record.
+const MOST: usize = 31;
+
+/// Says what the engine does not run of queries that are right one by one: there are too many, or
+/// two join different tables (one is kept in memory).
 ///
 /// # Errors
-/// The plan that joins another.
-pub fn check_joins(plans: &[Plan]) -> Result<(), String> {
+/// What that is.
+pub fn check_all(plans: &[Plan]) -> Result<(), String> {
+    if plans.len() > MOST {
+        return Err(format!("{} queries; the engine runs at most {MOST}", plans.len()));
+    }
     let mut joins = plans.iter().filter_map(|plan| Some((plan, &plan.join.as_ref()?.table.name)));
     let Some((_, table)) = joins.next() else { return Ok(()) };
     match joins.find(|(_, other)| *other != table) {

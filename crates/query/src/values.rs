@@ -1,6 +1,7 @@
 //! What a group's records of one pane add up to.
 
 use crate::aggregate::Accumulator;
+use crate::group::group_of;
 use crate::plan::Plan;
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::money::SumOverflow;
@@ -8,6 +9,7 @@ use caudal_sql::aggregate::{Accumulators, Function, Order};
 use caudal_sql::expr::EvalError;
 use caudal_sql::row::RowView;
 use caudal_sql::value::Value;
+use std::cell::OnceCell;
 
 /// The accumulators of a query. Merging is commutative and associative, so that partials may
 /// arrive in any order.
@@ -118,16 +120,22 @@ impl Values {
 }
 
 /// A group's row before SELECT and HAVING: the values of the group, the bounds of its window in
-/// milliseconds, the results of the aggregates. Each is made when it is asked for.
+/// milliseconds, the results of the aggregates. HAVING is asked for each record: the key is read
+/// when a grouping column is first asked for, and once.
 pub struct GroupRow<'a> {
-    /// The query.
-    pub plan: &'a Plan,
-    /// The group's key.
-    pub group: &'a str,
-    /// Start of the window in microseconds.
-    pub start: i64,
-    /// What its records add up to.
-    pub values: &'a Values,
+    plan: &'a Plan,
+    key: &'a str,
+    start: i64,
+    values: &'a Values,
+    group: OnceCell<Vec<Value<'static>>>,
+}
+
+impl<'a> GroupRow<'a> {
+    /// Of a group's key, the start of a window in microseconds, and what its records add up to.
+    #[must_use]
+    pub fn new(plan: &'a Plan, key: &'a str, start: i64, values: &'a Values) -> GroupRow<'a> {
+        GroupRow { plan, key, start, values, group: OnceCell::new() }
+    }
 }
 
 impl RowView for GroupRow<'_> {
@@ -138,7 +146,10 @@ impl RowView for GroupRow<'_> {
             false => Value::Null,
         };
         match index.checked_sub(groups) {
-            None => crate::group::value_of(self.plan, self.group, index),
+            None => {
+                let group = self.group.get_or_init(|| group_of(self.plan, self.key));
+                group.get(index).map_or(Value::Null, Value::borrowed)
+            }
             Some(0) => bound(self.start),
             Some(1) => bound(self.start.saturating_add(self.plan.window.size)),
             Some(result) => self.values.result(self.plan, result - 2),

@@ -8,6 +8,7 @@ use caudal_query::plan::Plan;
 use caudal_service::exit::Usage;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -125,6 +126,8 @@ pub struct Route {
 pub struct Config {
     /// By topic.
     pub routes: BTreeMap<Arc<str>, Route>,
+    /// Topics of queries that the file does not name, in order.
+    pub of_queries: Vec<Arc<str>>,
     /// Most records a batch, where the file says it.
     pub batch_records: Option<usize>,
     /// Milliseconds to wait for a batch to fill, where the file says it.
@@ -148,8 +151,12 @@ impl Config {
     pub fn add_queries(&mut self, plans: &[Plan]) {
         for plan in plans {
             let topic: Arc<str> = plan.name.as_str().into();
-            self.routes.entry(Arc::clone(&topic)).or_insert_with(|| query_route(topic, plan));
+            if let Entry::Vacant(slot) = self.routes.entry(Arc::clone(&topic)) {
+                slot.insert(query_route(plan));
+                self.of_queries.push(topic);
+            }
         }
+        self.of_queries.sort();
     }
 
     /// Reads the text of a file of that name.
@@ -170,11 +177,12 @@ impl Config {
                 .map_err(|(key, e)| Usage(format!("{file}: topics.{topic}.{key}: {e}")))?;
             routes.insert(Arc::clone(&route.topic), route);
         }
-        Ok(Config { routes, batch_records: parsed.batch.size, linger_ms: parsed.linger.ms })
+        let (batch_records, linger_ms) = (parsed.batch.size, parsed.linger.ms);
+        Ok(Config { routes, of_queries: Vec::new(), batch_records, linger_ms })
     }
 }
 
-fn query_route(topic: Arc<str>, plan: &Plan) -> Route {
+fn query_route(plan: &Plan) -> Route {
     let schema = plan.row_schema().clone();
     let columns: Vec<String> = schema.columns.iter().map(|column| column.name.clone()).collect();
     let keys: Vec<&str> = plan.key_columns().collect();
@@ -183,7 +191,7 @@ fn query_route(topic: Arc<str>, plan: &Plan) -> Route {
     let compared = (0..columns.len()).filter(|at| !key.contains(at)).collect();
     let schema_id = id_of(&sorted_json(&schema.to_json()));
     Route {
-        topic,
+        topic: plan.name.as_str().into(),
         table: Table { name: plan.name.clone(), columns, key, compared },
         shape: Shape::Row { schema, schema_id, constant: None },
         mode: InsertMode::Upsert,
@@ -283,6 +291,20 @@ mod tests {
         assert_eq!(route.table.key, [0, 1, 2, 3]);
         let route = &config.routes["transacciones_validas"];
         assert_eq!(route.table.compared, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_query_that_the_file_does_not_name_gets_a_table_of_its_name() {
+        let mut config = Config::read(None).unwrap();
+        config.add_queries(&caudal_query::plan::shipped());
+        assert!(config.of_queries.is_empty(), "both are in the file");
+        let sql = "CREATE TABLE q AS SELECT merchant_id, COUNT(*) AS n FROM transacciones_validas \
+                   WINDOW TUMBLING (SIZE 1 HOUR) GROUP BY merchant_id EMIT CHANGES;";
+        config.add_queries(&Plan::compile(sql).unwrap());
+        assert_eq!(config.of_queries, ["q".into()]);
+        let table = &config.routes["q"].table;
+        assert_eq!(table.columns, ["merchant_id", "window_start", "window_end", "n"]);
+        assert_eq!((&table.key[..], &table.compared[..]), (&[0, 1][..], &[2, 3][..]));
     }
 
     #[test]

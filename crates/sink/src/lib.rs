@@ -19,6 +19,7 @@ pub mod fault;
 pub mod ledger;
 pub mod metrics;
 pub mod migrations;
+pub mod outside;
 pub mod postgres;
 pub mod query_tables;
 pub mod run;

@@ -4,17 +4,18 @@ use crate::args::Args;
 use crate::batch::Batch;
 use crate::caught_up::CaughtUp;
 use crate::config::Config;
-use crate::fault::{Action, Fault};
+use crate::fault::Fault;
 use crate::metrics::Metrics;
+use crate::outside::{BACKOFF, Backoff, MayPass, NotStarted, Outside};
 use crate::postgres::Position;
 use crate::store::{Database, Stored, Trouble};
 use anyhow::Context as _;
 use caudal_core::decode::Record;
-use caudal_kafka::TopicPartition;
 use caudal_kafka::admin::Admin;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::consumer::{Change, GroupConsumer, GroupProtocol, Limits, Membership};
 use caudal_kafka::offsets::Offsets;
+use caudal_kafka::{Kafka, TopicPartition};
 use caudal_query::plan::{Plan, SHIPPED};
 use caudal_service::exit::{Halt, Usage};
 use caudal_service::http::{self, Readiness};
@@ -38,8 +39,6 @@ const LINGER: Duration = Duration::from_millis(50);
 const BATCH_BYTES: usize = 32 << 20;
 /// Longest wait for a record before the loop looks at signals and pending claims.
 const IDLE: Duration = Duration::from_millis(200);
-/// First and longest pause between two attempts during an outage.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Runs the sink until it is asked to stop, or has caught up.
 ///
@@ -48,10 +47,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut config = Config::read(args.config.as_deref())?;
     let text = queries::text(args.queries.as_deref(), SHIPPED)?;
-    let plans = Plan::compile_file(&text.name, &text.sql).map_err(Usage)?;
-    let own = config.routes.len();
-    config.add_queries(&plans);
-    let queries_topics: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
+    config.add_queries(&Plan::compile_file(&text.name, &text.sql).map_err(Usage)?);
     let registry = registry("caudal-sink")?;
     let metrics = Metrics::register(&registry, &config)?;
     let readiness = Readiness::starting();
@@ -66,36 +62,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut outside = Outside { readiness, shutdown, metrics };
 
     let mut database = Database::new(&args.database_url)?;
-    let applied = outside
-        .patiently("PostgreSQL", || database.migrate())
-        .context("cannot bring the tables up to date")?;
-    let Some(applied) = applied else { return Ok(()) };
-    for name in applied {
-        tracing::info!(name, "migration applied");
-    }
-    let made = outside
-        .patiently("PostgreSQL", || database.create_tables(&config.routes))
-        .context("cannot make the tables of the queries")?;
-    let Some(made) = made else { return Ok(()) };
-    for what in made {
-        tracing::info!("{what}");
-    }
-    let admin = Admin::connect(&kafka)?;
-    let there = outside.patiently("Kafka", || {
-        let found = admin.topics()?;
-        match queries_topics.iter().find(|topic| !found.contains_key(**topic)) {
-            Some(topic) => Err(missing(topic)),
-            None => Ok(()),
-        }
-    });
-    if there?.is_none() {
+    if !make_tables(&mut outside, &mut database, &config)? {
         return Ok(());
     }
     let offsets = Offsets::connect(&kafka, Isolation::ReadUncommitted, GROUP)?;
-    let counted = outside.patiently("Kafka", || {
-        topics.iter().try_for_each(|topic| offsets.partitions(topic).map(|_| ()))
-    })?;
-    if counted.is_none() {
+    if !find_topics(&mut outside, &kafka, &offsets, &config)? {
         return Ok(());
     }
     outside.readiness.not_ready("joining the group");
@@ -105,7 +76,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let membership = Membership {
         group: GROUP.into(),
-        instance: Some(member_name(&name, &topics, own)),
+        instance: Some(member_name(&name, &config.of_queries)),
         topics,
         protocol: GroupProtocol::Classic,
     };
@@ -134,93 +105,63 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     done
 }
 
-/// The topic of a query is made by the processor, which may start a moment later.
-fn missing(topic: &str) -> caudal_kafka::Error {
-    caudal_kafka::Error {
-        what: format!("topic {topic} of a query is not there yet"),
-        cause: "caudal-processor makes it when it starts with the same --queries".into(),
-        transient: true,
+/// False when asked to stop before.
+fn make_tables(
+    outside: &mut Outside,
+    database: &mut Database,
+    config: &Config,
+) -> anyhow::Result<bool> {
+    let applied = outside
+        .patiently("PostgreSQL", || database.migrate())
+        .context("cannot bring the tables up to date")?;
+    let Some(applied) = applied else { return Ok(false) };
+    applied.iter().for_each(|name| tracing::info!(name, "migration applied"));
+    let made = outside
+        .patiently("PostgreSQL", || database.create_tables(&config.routes))
+        .context("cannot make the tables of the queries")?;
+    let Some(made) = made else { return Ok(false) };
+    made.iter().for_each(|what| tracing::info!("{what}"));
+    Ok(true)
+}
+
+/// Every topic must be there. Those of queries are made by the processor, which may start a moment
+/// later: they are waited for. False when asked to stop before.
+fn find_topics(
+    outside: &mut Outside,
+    kafka: &Kafka,
+    offsets: &Offsets,
+    config: &Config,
+) -> anyhow::Result<bool> {
+    let admin = Admin::connect(kafka)?;
+    let found = outside.patiently("Kafka", || {
+        let found = admin.topics()?;
+        match config.of_queries.iter().find(|topic| !found.contains_key(&***topic)) {
+            Some(topic) => Err(caudal_kafka::Error {
+                what: format!("topic {topic} of a query is not there yet"),
+                cause: "caudal-processor makes it when it starts with the same --queries".into(),
+                transient: true,
+            }),
+            None => Ok(()),
+        }
+    })?;
+    if found.is_none() {
+        return Ok(false);
     }
+    let counted = outside.patiently("Kafka", || {
+        config.routes.keys().try_for_each(|topic| offsets.partitions(topic).map(|_| ()))
+    })?;
+    Ok(counted.is_some())
 }
 
 /// The name in the group. A static member that comes back within its session gets the partitions
 /// that it had, and nothing of topics that it subscribes to since: the coordinator compares the
-/// assignor and not the topics. So a sink of more topics than those of the file is another member.
-fn member_name(instance: &str, topics: &[Arc<str>], own: usize) -> String {
-    if topics.len() == own {
+/// assignor and not the topics. So a sink with other queries is another member.
+fn member_name(instance: &str, of_queries: &[Arc<str>]) -> String {
+    if of_queries.is_empty() {
         return instance.to_owned();
     }
-    let digest = Sha256::digest(topics.join("\n"));
+    let digest = Sha256::digest(of_queries.join("\n"));
     format!("{instance}-{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
-}
-
-/// An error that may pass by itself.
-trait MayPass: std::error::Error + Send + Sync + 'static {
-    fn passes(&self) -> bool;
-}
-
-impl MayPass for Fault {
-    fn passes(&self) -> bool {
-        self.action == Action::RetryBatch
-    }
-}
-
-impl MayPass for caudal_kafka::Error {
-    fn passes(&self) -> bool {
-        self.transient
-    }
-}
-
-/// The consumer could not seek yet, for instance because the partition's leader is being elected.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-struct NotStarted(caudal_kafka::Error);
-
-/// What the loop shows to the outside, and is told from there.
-struct Outside {
-    readiness: Readiness,
-    shutdown: Shutdown,
-    metrics: Metrics,
-}
-
-impl Outside {
-    /// Tries until it works; `None` when asked to stop before.
-    fn patiently<T, E: MayPass>(
-        &mut self,
-        what: &str,
-        mut work: impl FnMut() -> Result<T, E>,
-    ) -> anyhow::Result<Option<T>> {
-        let mut backoff = Backoff::default();
-        while !self.shutdown.is_asked() {
-            match work() {
-                Ok(value) => return Ok(Some(value)),
-                Err(error) if error.passes() => {
-                    self.readiness.not_ready(format!("{what}: {error}"));
-                    tracing::warn!(%error, "waiting for {what}");
-                    std::thread::sleep(backoff.next());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Doubles from the first pause to the longest, with jitter.
-struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Backoff(BACKOFF.0)
-    }
-}
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let pause = self.0.mul_f64(rand::thread_rng().gen_range(0.5..1.0));
-        self.0 = (self.0 * 2).min(BACKOFF.1);
-        pause
-    }
 }
 
 struct Sink {
@@ -403,7 +344,7 @@ impl Sink {
                 Err(Trouble::Retry(fault)) => {
                     self.outside.metrics.failed(&fault);
                     self.outside.metrics.retries.inc();
-                    let pause = backoff.next();
+                    let pause = backoff.pause();
                     tracing::warn!(%fault, pause_ms = pause.as_millis(), "the batch is tried again");
                     self.outage = Some(format!("PostgreSQL: {fault}"));
                     records = batch.records;
@@ -499,4 +440,21 @@ fn is_transient(error: &anyhow::Error) -> bool {
             || cause.downcast_ref::<caudal_kafka::Error>().is_some_and(MayPass::passes)
             || cause.is::<NotStarted>()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_queries_are_another_member() {
+        let name = |topics: &[&str]| {
+            let topics: Vec<Arc<str>> = topics.iter().map(|topic| (*topic).into()).collect();
+            member_name("caudal-sink-a", &topics)
+        };
+        assert_eq!(name(&[]), "caudal-sink-a");
+        assert_eq!(name(&["q"]), name(&["q"]));
+        assert_ne!(name(&["q"]), name(&["q", "r"]));
+        assert!(name(&["q"]).starts_with("caudal-sink-a-"));
+    }
 }

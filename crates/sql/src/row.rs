@@ -42,9 +42,12 @@ pub struct Position {
     pub window: Option<(i64, i64)>,
 }
 
+/// Number of [`pseudo_columns`].
+const PSEUDO_COLUMNS: usize = 3;
+
 /// The pseudo columns, which follow the columns of every source.
 #[must_use]
-pub fn pseudo_columns() -> [(&'static str, SqlType); 3] {
+pub fn pseudo_columns() -> [(&'static str, SqlType); PSEUDO_COLUMNS] {
     [("ROWTIME", SqlType::Bigint), ("ROWPARTITION", SqlType::Int), ("ROWOFFSET", SqlType::Bigint)]
 }
 
@@ -63,10 +66,16 @@ impl Position {
     }
 }
 
+/// Number of [`transaction_columns`].
+const TRANSACTION_COLUMNS: usize = 12;
+/// Number of columns of [`TransactionRow`], the pseudo columns included: those of a joined table
+/// follow.
+pub const TRANSACTION_ROW: usize = TRANSACTION_COLUMNS + PSEUDO_COLUMNS;
+
 /// The columns of `transacciones_validas`, in the order of the Avro schema. An amount has at most
 /// 28 digits (64 bits of units, nine places).
 #[must_use]
-pub fn transaction_columns() -> [(&'static str, SqlType); 12] {
+pub fn transaction_columns() -> [(&'static str, SqlType); TRANSACTION_COLUMNS] {
     [
         ("transaction_id", SqlType::String),
         ("source", SqlType::String),

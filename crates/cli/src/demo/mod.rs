@@ -3,8 +3,10 @@
 mod report;
 mod reset;
 
+use crate::deployment::plans;
 use crate::scrape::Scrape;
-use crate::{drained, services, topics, verify};
+use crate::verify::Balance;
+use crate::{drained, services, topics};
 use anyhow::{Context as _, Result, bail};
 use caudal_kafka::Kafka;
 use caudal_stack::Stack;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The processor's default: the demo starts it without another.
-const DEDUP_HORIZON_S: u32 = 3600;
+const DEDUP_HORIZON: i64 = caudal_core::time::HOUR;
 
 /// Arguments of `caudal demo`.
 #[derive(Debug, Args)]
@@ -97,7 +99,7 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         "every record is a row or a dead letter; reading all topics and tables again to prove it",
     );
     let stored = report::stored(&database_url).await?;
-    let sheet = verify::balance(&kafka, &database_url, DEDUP_HORIZON_S, None).await?;
+    let sheet = Balance::take(&kafka, &database_url, DEDUP_HORIZON, plans(None)?).await?;
     let lines = lines_sent(&stack)?.unwrap_or(lines);
     println!("\n{}", sheet.text());
     report::print(&stack, &stored, lines, steps.begun.elapsed(), drained)?;

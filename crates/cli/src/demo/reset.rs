@@ -1,5 +1,6 @@
 //! Empties the demo's own stack: topics, tables and progress.
 
+use crate::deployment::plans;
 use crate::topics;
 use anyhow::{Result, bail};
 use caudal_core::topics::{PARCIALES, TRANSACCIONES};
@@ -7,8 +8,6 @@ use caudal_kafka::Kafka;
 use caudal_kafka::admin::Admin;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
-use caudal_query::plan::{Plan, SHIPPED};
-use caudal_service::exit::Usage;
 use sqlx::{Connection as _, PgConnection};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,9 +76,8 @@ fn reset_topics(kafka: &Kafka) -> Result<()> {
 
 /// The topics that the processor makes for the queries of the file (`CAUDAL_QUERIES`).
 fn topics_of_queries() -> Result<Vec<String>> {
-    let path = std::env::var_os("CAUDAL_QUERIES").map(PathBuf::from);
-    let text = caudal_service::queries::text(path.as_deref(), SHIPPED)?;
-    let plans = Plan::compile_file(&text.name, &text.sql).map_err(Usage)?;
+    let file = std::env::var_os("CAUDAL_QUERIES").map(PathBuf::from);
+    let plans = plans(file.as_deref())?;
     let topics = plans
         .iter()
         .flat_map(|plan| [Some(plan.name.clone()), Some(plan.late_topic()), plan.errors_topic()]);

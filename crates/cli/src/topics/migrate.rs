@@ -8,23 +8,24 @@
 //!    to start;
 //! 4. every task is read, and all new ones are written in one txn.
 
+use crate::deployment::Deployment;
 use crate::drained;
 use crate::verify::grouped;
 use anyhow::{Context as _, Result, bail};
 use caudal_core::time::SECOND;
 use caudal_core::topics;
+use caudal_kafka::Kafka;
 use caudal_kafka::admin::Admin;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::consumer::GroupProtocol;
 use caudal_kafka::offsets::Offsets;
 use caudal_kafka::txn::Guarantee;
-use caudal_kafka::{Kafka, KafkaArgs};
 use caudal_processor::kafka_broker::{GROUP, KafkaBroker, Manner};
 use caudal_processor::migrate::run::{Mover, NAME, heads};
 use caudal_processor::migrate::{Moved, Widening};
 use caudal_processor::shared::Shared;
 use caudal_processor::topics_check::partitioned;
-use caudal_query::plan::shipped;
+use caudal_query::plan::Plan;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
@@ -45,14 +46,7 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(2..=4096))]
     partitions: i32,
     #[command(flatten)]
-    kafka: KafkaArgs,
-    /// PostgreSQL, postgres://user:password@host:port/database [default: the native stack's]
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: Option<String>,
-    /// How long the processor remembers a transaction_id, in seconds of event time: its own
-    /// --dedup-horizon-s
-    #[arg(long, env = "CAUDAL_DEDUP_HORIZON_S", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(70..=604_800))]
-    dedup_horizon_s: u32,
+    deployment: Deployment,
 }
 
 /// Runs the command.
@@ -60,13 +54,11 @@ pub struct MigrateArgs {
 /// # Errors
 /// What is in the way, with what to do. Run again, it goes on where it was.
 pub async fn run(args: &MigrateArgs) -> Result<()> {
-    let kafka = args.kafka.connect(CLIENT)?;
-    let database_url = match &args.database_url {
-        Some(url) => url.clone(),
-        None => caudal_stack::Stack::open()?.database_url(),
-    };
-    let horizon = i64::from(args.dedup_horizon_s) * SECOND;
-    let job = block_in_place(|| Job::look(&kafka, args.partitions, horizon))?;
+    let deployment = &args.deployment;
+    let kafka = deployment.kafka(CLIENT)?;
+    let (database_url, plans) = (deployment.database_url()?, deployment.plans()?);
+    let horizon = deployment.horizon();
+    let job = block_in_place(|| Job::look(&kafka, args.partitions, horizon, &plans))?;
     let Some(job) = job else {
         println!("nothing to do: the topics and the state have {} partitions", args.partitions);
         return Ok(());
@@ -98,15 +90,16 @@ struct Job<'k> {
 
 impl<'k> Job<'k> {
     /// Compares topics and state with what is wanted. `None`: it is so already.
-    fn look(kafka: &'k Kafka, to: i32, horizon: i64) -> Result<Option<Job<'k>>> {
-        let shared = |partitions| Arc::new(Shared::new(shipped(), partitions, horizon));
+    fn look(kafka: &'k Kafka, to: i32, horizon: i64, plans: &[Plan]) -> Result<Option<Job<'k>>> {
+        let shared = |partitions| Arc::new(Shared::new(plans.to_vec(), partitions, horizon));
         let new = shared(to);
         let found = Admin::connect(kafka)?.topics()?;
         let count = |topic: &Arc<str>| {
             let count = found.get(&**topic).map(|found| found.partitions);
             let count = count.with_context(|| {
                 format!(
-                    "topic {topic} does not exist; create the topics with `caudal topics apply`"
+                    "topic {topic} does not exist; `caudal topics apply` creates the product's, and \
+                     caudal-processor those of its queries"
                 )
             })?;
             Ok((Arc::clone(topic), count))

@@ -8,6 +8,7 @@ use super::ledgers::{Landed, Ledgers, compare_sink};
 use super::names::Names;
 use super::place::{DEAD, INPUT, Topics, VALID};
 use super::reading::Reading;
+use super::recomputed::{begun_later, is_recomputed, not_recomputed};
 use super::refused::{DeadReader, Refused};
 use super::sheet::{Hop, Money, Sheet, grouped};
 use super::sources::{Found, Sent, Standing, compare, observe_progress};
@@ -21,17 +22,14 @@ use caudal_core::decode::Record;
 use caudal_core::ledger::GroupLedger;
 use caudal_core::money::Sums;
 use caudal_core::schema::Schemas;
-use caudal_core::time::SECOND;
 use caudal_core::topics;
-use caudal_kafka::args::{Isolation, Kafka};
-use caudal_kafka::offsets::{Committed, Offsets};
+use caudal_kafka::Kafka;
 use caudal_processor::account_task::Message;
-use caudal_processor::block::{Head, Heads, check_compatible};
-use caudal_processor::shared::{Shared, Stage, TaskId};
+use caudal_processor::block::{Heads, check_compatible};
+use caudal_processor::shared::Shared;
 use caudal_query::group::row_key;
-use caudal_query::plan::{Emit, Plan};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use caudal_query::plan::Plan;
+use std::collections::BTreeMap;
 
 /// Everything that taking the balance holds on to.
 pub struct Balance<'k> {
@@ -47,42 +45,6 @@ pub struct Balance<'k> {
     sheet: Sheet,
 }
 
-/// Whether the rows of a query are computed again from its records: those of windowed counts, sums,
-/// least and greatest amounts, emitted with each change, without a join, there from the beginning.
-pub fn is_recomputed(plan: &Plan, cut: &Cut) -> bool {
-    !cut.begun_later.contains(&plan.name)
-        && plan.amounts().is_some()
-        && plan.join.is_none()
-        && plan.emit == Emit::Changes
-}
-
-/// The queries that some task of stage 1 had not had from its first block on.
-fn begun_later(heads: &Heads, plans: &[Plan]) -> BTreeSet<String> {
-    let of_stage_1 = || heads.last().iter().filter(|(id, _)| id.stage == Stage::Account);
-    let is_whole = |plan: &&Plan| {
-        of_stage_1().all(|(_, head)| {
-            let state = head.plans.iter().find(|state| state.name == plan.name);
-            state.is_some_and(|state| state.incarnation == 0 && state.version == 1)
-        })
-    };
-    plans.iter().filter(|plan| !is_whole(plan)).map(|plan| plan.name.clone()).collect()
-}
-
-fn not_recomputed(plans: &[Plan], cut: &Cut) -> Vec<String> {
-    let others: Vec<&str> = plans
-        .iter()
-        .filter(|plan| !is_recomputed(plan, cut))
-        .map(|plan| plan.name.as_str())
-        .collect();
-    if others.is_empty() {
-        return Vec::new();
-    }
-    vec![format!(
-        "rows not computed again (other aggregates, a join, EMIT FINAL, or begun later): {}",
-        others.join(", ")
-    )]
-}
-
 impl<'k> Balance<'k> {
     /// Takes it.
     ///
@@ -91,10 +53,10 @@ impl<'k> Balance<'k> {
     pub async fn take(
         kafka: &'k Kafka,
         database_url: &str,
-        horizon_s: u32,
+        horizon: i64,
         plans: Vec<Plan>,
     ) -> Result<Sheet> {
-        let mut balance = Balance::begin(kafka, database_url, horizon_s, plans).await?;
+        let mut balance = Balance::begin(kafka, database_url, horizon, plans).await?;
         balance.read_and_judge().await?;
         balance.finish().await
     }
@@ -102,11 +64,11 @@ impl<'k> Balance<'k> {
     async fn begin(
         kafka: &'k Kafka,
         database_url: &str,
-        horizon_s: u32,
+        horizon: i64,
         plans: Vec<Plan>,
     ) -> Result<Balance<'k>> {
         let topics = Topics::of(&plans);
-        let mut cut = Cut { horizon: i64::from(horizon_s) * SECOND, ..Cut::default() };
+        let mut cut = Cut { horizon, ..Cut::default() };
         let mut snapshot = Snapshot::take(database_url).await?;
         let sink = snapshot.positions(&topics, &mut cut).await?;
         let refused = snapshot.dead_letters(&topics).await?;
@@ -116,7 +78,7 @@ impl<'k> Balance<'k> {
         let shared = Shared::new(plans.clone(), cut.partitions, cut.horizon);
         let heads = heads(&mut reading, &shared)?;
         cut.eras = Eras::of(heads.last(), cut.partitions)?;
-        positions(kafka, heads.last(), &mut cut)?;
+        cut.take_positions(kafka, heads.last())?;
         cut.begun_later = begun_later(&heads, &plans);
         let notes = cut.eras.note().into_iter().chain(not_recomputed(&plans, &cut)).collect();
         Ok(Balance {
@@ -509,31 +471,6 @@ struct RowsFound {
     unproven: u64,
 }
 
-/// The committed positions of the processor, of both stages in one request. Where a group has
-/// forgotten its offsets, the last state block says where its task stands, as for the task itself.
-fn positions(kafka: &Kafka, heads: &BTreeMap<TaskId, Head>, cut: &mut Cut) -> Result<()> {
-    let offsets =
-        Offsets::connect(kafka, Isolation::ReadCommitted, caudal_processor::kafka_broker::GROUP)?;
-    let of = |topic: &str| -> Vec<(Arc<str>, i32)> {
-        (0..cut.partitions).map(|partition| (Arc::from(topic), partition)).collect()
-    };
-    let (input, partials) = (of(topics::TRANSACCIONES), of(topics::PARCIALES));
-    let all: Vec<_> = input.iter().chain(&partials).cloned().collect();
-    let committed = committed(&offsets, &all)?;
-    let next = |stage: Stage, at: &(Arc<str>, i32)| {
-        let block = || heads.get(&TaskId { stage, partition: at.1 }).map(|head| head.next_offset);
-        // Neither committed nor a block: nothing processed.
-        committed
-            .get(at)
-            .and_then(|c| c.as_ref().map(|c| c.next_offset))
-            .or_else(block)
-            .unwrap_or(0)
-    };
-    cut.input = input.iter().map(|at| next(Stage::Account, at)).collect();
-    cut.partials = partials.iter().map(|at| next(Stage::Group, at)).collect();
-    Ok(())
-}
-
 /// Where the tasks stand by the state log, which must be of as many partitions as the topics.
 fn heads(reading: &mut Reading<'_>, shared: &Shared) -> Result<Heads> {
     let mut heads = Heads::default();
@@ -545,20 +482,4 @@ fn heads(reading: &mut Reading<'_>, shared: &Shared) -> Result<Heads> {
         check_compatible(head, shared).map_err(|e| anyhow!("task {id}: {e}"))?;
     }
     Ok(heads)
-}
-
-type Positions = BTreeMap<(Arc<str>, i32), Option<Committed>>;
-
-/// Asks until no offset is of an open txn, which its broker ends within a minute.
-fn committed(offsets: &Offsets, all: &[(Arc<str>, i32)]) -> Result<Positions> {
-    const TRIES: usize = 300;
-    for _ in 1..TRIES {
-        match offsets.committed(all) {
-            Err(error) if error.transient => {
-                std::thread::sleep(std::time::Duration::from_millis(200));
-            }
-            other => return Ok(other?),
-        }
-    }
-    Ok(offsets.committed(all)?)
 }

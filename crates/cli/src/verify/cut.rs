@@ -3,9 +3,18 @@
 
 use super::eras::Eras;
 use super::place::{Place, VALID};
+use anyhow::Result;
 use caudal_core::decode::Record;
 use caudal_core::headers;
+use caudal_core::topics;
+use caudal_kafka::Kafka;
+use caudal_kafka::args::Isolation;
+use caudal_kafka::offsets::{Committed, Offsets};
+use caudal_processor::block::Head;
+use caudal_processor::kafka_broker::GROUP;
+use caudal_processor::shared::{Stage, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Positions, by partition.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +39,31 @@ pub struct Cut {
 }
 
 impl Cut {
+    /// Takes the committed positions of the processor, of both stages in one request. Where a group has
+    /// forgotten its offsets, the last state block says where its task stands, as for the task itself.
+    pub fn take_positions(&mut self, kafka: &Kafka, heads: &BTreeMap<TaskId, Head>) -> Result<()> {
+        let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, GROUP)?;
+        let of = |topic: &str| -> Vec<(Arc<str>, i32)> {
+            (0..self.partitions).map(|partition| (Arc::from(topic), partition)).collect()
+        };
+        let (input, partials) = (of(topics::TRANSACCIONES), of(topics::PARCIALES));
+        let all: Vec<_> = input.iter().chain(&partials).cloned().collect();
+        let committed = committed(&offsets, &all)?;
+        let next = |stage: Stage, at: &(Arc<str>, i32)| {
+            let block =
+                || heads.get(&TaskId { stage, partition: at.1 }).map(|head| head.next_offset);
+            // Neither committed nor a block: nothing processed.
+            committed
+                .get(at)
+                .and_then(|c| c.as_ref().map(|c| c.next_offset))
+                .or_else(block)
+                .unwrap_or(0)
+        };
+        self.input = input.iter().map(|at| next(Stage::Account, at)).collect();
+        self.partials = partials.iter().map(|at| next(Stage::Group, at)).collect();
+        Ok(())
+    }
+
     /// Whether the sink has stored (or refused) the record at a place.
     pub fn is_stored(&self, place: Place) -> bool {
         self.stored.get(&(place.topic(), place.partition())).is_some_and(|n| place.offset() < *n)
@@ -82,4 +116,20 @@ pub fn source_of(record: &Record) -> Option<(i32, i64)> {
 pub fn position(text: &str) -> Option<(i32, i64)> {
     let (partition, offset) = text.split_once('@')?;
     Some((partition.parse().ok()?, offset.parse().ok()?))
+}
+
+type Positions = BTreeMap<(Arc<str>, i32), Option<Committed>>;
+
+/// Asks until no offset is of an open txn, which its broker ends within a minute.
+fn committed(offsets: &Offsets, all: &[(Arc<str>, i32)]) -> Result<Positions> {
+    const TRIES: usize = 300;
+    for _ in 1..TRIES {
+        match offsets.committed(all) {
+            Err(error) if error.transient => {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+            other => return Ok(other?),
+        }
+    }
+    Ok(offsets.committed(all)?)
 }

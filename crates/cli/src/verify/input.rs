@@ -2,9 +2,10 @@
 //! and validated once more, and must be exactly one of: valid, dead, a declared duplicate, or moved
 //! to its key's partition.
 
+mod passed;
+
 use super::cut::{Cut, position};
 use super::differences::Differences;
-use super::identity::columns;
 use super::place::{INPUT, Place};
 use super::refused::Dead;
 use super::valid::{Entry, Valid, late_bits};
@@ -15,27 +16,14 @@ use caudal_core::ledger::AccountLedger;
 use caudal_core::money::{SumOverflow, Sums};
 use caudal_core::partitioner::partition_of;
 use caudal_core::reject::{Reason, Rejection};
-use caudal_core::time::MINUTE;
 use caudal_core::transaction::ValidTransaction;
 use caudal_core::validate::validate;
-use caudal_query::group::key_of;
-use caudal_query::input::Input;
 use caudal_query::plan::Plan;
+pub use passed::Again;
 use rustc_hash::FxHashMap;
 
 /// A record above this may have no room for the header that moving it needs, in bytes.
 const ALMOST_FULL: usize = 1_000_000;
-
-/// Records that passed dedup a second time, because their id was forgotten after the horizon.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Again {
-    /// How many.
-    pub count: u64,
-    /// Their money.
-    pub sums: Sums,
-    /// By query: how many of them its aggregates count twice.
-    pub by_query: Vec<u64>,
-}
 
 /// One partition of `transacciones` on its way through stage 1.
 #[derive(Debug, Default)]
@@ -50,6 +38,15 @@ struct Lane {
     ledger: AccountLedger,
 }
 
+/// Which records a join takes is not known here, nor what a query was given that began later; the
+/// last bit is that of queries which are no longer in the file.
+fn unknown(cut: &Cut, plans: &[Plan]) -> u32 {
+    let is_unknown = |plan: &Plan| plan.join.is_some() || cut.begun_later.contains(&plan.name);
+    let names: Vec<String> = plans.iter().map(|plan| plan.name.clone()).collect();
+    let unknown = plans.iter().filter(|plan| is_unknown(plan)).map(|plan| plan.name.as_str());
+    late_bits(&names, unknown) | 1 << 31
+}
+
 /// Does stage 1 again.
 pub struct Audit<'a> {
     cut: &'a Cut,
@@ -57,6 +54,8 @@ pub struct Audit<'a> {
     dead: &'a [Vec<Dead>],
     plans: &'a [Plan],
     names: Vec<String>,
+    /// The bits of lateness that cannot be judged.
+    unknown: u32,
     schema: u32,
     lanes: Vec<Lane>,
     /// Copies that were found, by the original's partition and offset.
@@ -103,6 +102,7 @@ impl<'a> Audit<'a> {
             dead,
             plans,
             names: plans.iter().map(|plan| plan.name.clone()).collect(),
+            unknown: unknown(cut, plans),
             schema,
             lanes: lanes.collect(),
             copies: FxHashMap::default(),
@@ -358,92 +358,6 @@ impl<'a> Audit<'a> {
 
     fn before_is_cut(&self, record: &Record) -> bool {
         !self.cut.is_whole(record.partition)
-    }
-
-    fn check_valid(
-        &mut self,
-        lane: usize,
-        valid: &ValidTransaction<'_>,
-        entry: &Entry,
-        differences: &mut Differences,
-    ) {
-        let lane = &mut self.lanes[lane];
-        lane.stream_time = lane.stream_time.max(valid.transaction.event_time);
-        let (t, plans) = (&valid.transaction, self.plans);
-        if columns(t) != entry.columns {
-            let id = &t.transaction_id;
-            let (at, source) = (
-                differences.at(entry.place),
-                Place::new(INPUT, entry.place.partition(), entry.source),
-            );
-            let source = differences.at(source);
-            differences.say(format!("{at} {id}: differs from its cause {source}"));
-        }
-        let row = Input::new(valid, entry.place.partition(), entry.source);
-        let is_late = |plan: &&Plan| {
-            let mut starts = plan.window.starts(t.event_time);
-            plan.join.is_none()
-                && !self.cut.begun_later.contains(&plan.name)
-                && plan.takes(&row).unwrap_or(false)
-                && key_of(plan, &row).is_some()
-                && starts.any(|start| plan.window.is_closed(start, lane.stream_time))
-        };
-        let late_for = plans.iter().filter(is_late).map(|plan| plan.name.as_str());
-        let expected = late_bits(&self.names, late_for);
-        // Which records a join takes, and a query that began later, is not known here.
-        let is_unknown =
-            |plan: &Plan| plan.join.is_some() || self.cut.begun_later.contains(&plan.name);
-        let unknown = (0..).zip(plans).filter(|(_, plan)| is_unknown(plan));
-        let unknown = unknown.fold(0, |bits: u32, (at, _)| bits | 1 << at);
-        if expected != entry.late & !unknown && self.cut.is_whole(entry.place.partition()) {
-            let queries = |bits: u32| {
-                let of =
-                    |(at, name): (usize, &String)| (bits & (1 << at) != 0).then(|| name.clone());
-                let names: Vec<String> = self.names.iter().enumerate().filter_map(of).collect();
-                if names.is_empty() { "no query".to_owned() } else { names.join(", ") }
-            };
-            differences.say(format!(
-                "{} {}: late for {}, but by its partition's stream time for {}",
-                differences.at(entry.place),
-                t.transaction_id,
-                queries(entry.late),
-                queries(expected)
-            ));
-        }
-        self.late += u64::from(entry.late != 0);
-        for (at, name) in self.names.iter().enumerate() {
-            if entry.late & (1 << at) != 0 {
-                *lane.ledger.late.entry(name.clone()).or_default() += 1;
-            }
-        }
-    }
-
-    /// An id that passed before may pass again only after the horizon.
-    fn check_horizon(
-        &mut self,
-        lane: usize,
-        valid: &ValidTransaction<'_>,
-        entry: &Entry,
-        differences: &mut Differences,
-    ) -> Result<(), SumOverflow> {
-        let Some(before) = self.valid.predecessor(entry, &self.cut.eras) else { return Ok(()) };
-        let forgotten = (self.lanes[lane].stream_time - self.cut.horizon).div_euclid(MINUTE) + 1;
-        let id = &valid.transaction.transaction_id;
-        if i64::from(before.minute) > forgotten && self.cut.is_whole(entry.place.partition()) {
-            differences.say(format!(
-                "transacciones_validas has {id} twice within the dedup horizon: {} and {}",
-                before.place.short(),
-                entry.place.short()
-            ));
-            return Ok(());
-        }
-        self.again.count += 1;
-        let row = Input::new(valid, entry.place.partition(), entry.source);
-        for (at, plan) in self.plans.iter().enumerate() {
-            let counted = plan.takes(&row).unwrap_or(false) && entry.late & (1 << at) == 0;
-            self.again.by_query[at] += u64::from(counted);
-        }
-        self.again.sums.add(valid.currency, valid.transaction.amount)
     }
 
     /// Says what is left over: outputs that nothing caused, and records that were moved nowhere or

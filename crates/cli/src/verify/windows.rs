@@ -1,12 +1,12 @@
 //! Query outputs: each query run again over `transacciones_validas` by one thread with one stream
 //! time per partition, and compared with the last value of each key in its topic and its table.
 
-use super::balance::is_recomputed;
 use super::cut::{Cut, source_of};
 use super::differences::{Difference, Differences};
 use super::identity::half;
 use super::numbering::Numbering;
 use super::place::{Place, Topics};
+use super::recomputed::is_recomputed;
 use super::refused::Refused;
 use caudal_core::avro::unframe;
 use caudal_core::decode::Record;

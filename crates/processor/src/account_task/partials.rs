@@ -24,17 +24,17 @@ pub struct Source {
 
 /// A record of `caudal_parciales`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct Message<'a> {
     /// The source partition.
     pub partition: i32,
     /// How it stands after these partials. `None` in all records of a commit but the last: the
     /// stream time must not close a window whose partials are still to come.
     pub source: Option<Source>,
     /// Partials by query.
-    pub partials: Vec<(PlanFingerprint, Vec<RawPartial>)>,
+    pub partials: Vec<(PlanFingerprint, Vec<RawPartial<'a>>)>,
 }
 
-impl Message {
+impl<'a> Message<'a> {
     fn begin(partition: i32) -> Writer {
         let mut out = Writer::new();
         out.long(i64::from(partition));
@@ -45,7 +45,7 @@ impl Message {
     ///
     /// # Errors
     /// When the bytes are not such a record.
-    pub fn read(value: &[u8]) -> Result<Message, AvroError> {
+    pub fn read(value: &'a [u8]) -> Result<Message<'a>, AvroError> {
         let mut input = Reader::new(value);
         let partition =
             i32::try_from(input.long()?).map_err(|_| input.error("source partition"))?;
@@ -53,7 +53,7 @@ impl Message {
         for _ in 0..input.length()? {
             let fingerprint = input.bytes()?.try_into().map_err(|_| input.error("query"))?;
             let count = input.length()?;
-            let read: Result<Vec<RawPartial>, _> =
+            let read: Result<Vec<RawPartial<'_>>, _> =
                 (0..count).map(|_| RawPartial::read(&mut input)).collect();
             partials.push((fingerprint, read?));
         }

@@ -1,6 +1,6 @@
 //! Runs the queries on a valid record.
 
-use super::{AccountTask, version_header};
+use super::AccountTask;
 use crate::outputs::Output;
 use crate::shared::Query;
 use crate::tables::Tables;
@@ -9,7 +9,7 @@ use caudal_core::decode::Record;
 use caudal_core::money::SumOverflow;
 use caudal_core::outbox::Outbox;
 use caudal_core::transaction::ValidTransaction;
-use caudal_query::group::{self, Row};
+use caudal_query::group::Row;
 use caudal_query::input::Input;
 use caudal_sql::expr::EvalError;
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl AccountTask {
     ) -> Result<Option<Input<'r>>, EvalError> {
         let Some(join) = &query.plan.join else { return Ok(Some(row)) };
         let key = query.plan.join_key(&row)?;
-        if let Some(found) = key.as_text().and_then(|key| tables.get(key)) {
+        if let Some(found) = key.and_then(|key| tables.get(&key)) {
             return Ok(Some(row.joined(found)));
         }
         if join.left {
@@ -153,19 +153,8 @@ impl AccountTask {
         offset: i64,
         outbox: &mut Outbox,
     ) {
-        let mut errors = Vec::new();
-        let values = query.plan.row(&row.group, row.start, &row.values, &mut errors);
-        self.counts.row_errors(&query.plan.name, &row.group, &errors);
-        self.at.outputs.emit(
-            outbox,
-            Output {
-                topic: &query.topic,
-                partition: self.id.partition,
-                key: Some(group::row_key(&query.plan, &row.group, row.start)),
-                value: Some(query.row_schema.encode(query.schema_id, &values)),
-                source: (self.id.partition, offset),
-                headers: version_header(self.plans.version(place)),
-            },
-        );
+        let to = (&query.topic, self.id.partition, (self.id.partition, offset));
+        let version = self.plans.version(place);
+        self.counts.query_errors += self.at.outputs.emit_row(outbox, query, version, to, row);
     }
 }

@@ -129,7 +129,7 @@ fn follow(
     loop {
         if let Some(status) = service.ended()? {
             let problem =
-                (!status.success()).then(|| format!("{status}; log {}", service.log.display()));
+                (!status.success()).then(|| format!("{status}; see test-logs/bench/processor.log"));
             return Ok((course, problem));
         }
         if begun.elapsed() > LIMIT {
