@@ -9,6 +9,9 @@ pub const SEQUENCE: &str = "caudal.sequence";
 pub const SOURCE: &str = "caudal.source";
 /// On rows of a query that was changed and begun again (`--reset-query`): 2, 3, …; absent is 1.
 pub const VERSION: &str = "caudal.version";
+/// Event time of a record of a query's stream, in microseconds since 1970: its own timestamp is the
+/// time at which it was written.
+pub const ROWTIME: &str = "caudal.rowtime";
 /// Why a record is a dead letter: a [`crate::reject::Reason`]. On an *input* record it says that
 /// the producer could not map the line; it is looked at before the first byte of the value.
 pub const REASON: &str = "caudal.reason";

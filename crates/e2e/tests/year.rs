@@ -19,7 +19,7 @@ use caudal_e2e::query;
 use caudal_e2e::rows::{self, difference, start_of};
 use caudal_e2e::topic;
 use caudal_kafka::Kafka;
-use caudal_processor::account_task::Message;
+use caudal_processor::partials::Message;
 use caudal_query::partials::RawPartial;
 use caudal_query::plan::{Emit, Plan};
 use std::collections::BTreeMap;

@@ -48,6 +48,19 @@ pub struct Membership {
     pub protocol: GroupProtocol,
 }
 
+/// The name in the group of a member that reads these topics beside those that everybody reads. A
+/// static member that comes back within its session gets the partitions that it had, and nothing of
+/// topics that it subscribes to since: the coordinator compares the assignor and not the topics. So
+/// one with other topics is another member.
+#[must_use]
+pub fn member_name(instance: &str, further_topics: &[Arc<str>]) -> String {
+    if further_topics.is_empty() {
+        return instance.to_owned();
+    }
+    let digest = caudal_core::schema::id_of(&further_topics.join("\n"));
+    format!("{instance}-{digest:08x}")
+}
+
 /// Bounds of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -415,5 +428,22 @@ pub(crate) fn owned(message: &BorrowedMessage<'_>) -> Record {
         key: message.key().map(Into::into),
         value: message.payload().map(Into::into),
         headers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_topics_are_another_member() {
+        let name = |topics: &[&str]| {
+            let topics: Vec<Arc<str>> = topics.iter().map(|topic| (*topic).into()).collect();
+            member_name("caudal-sink-a", &topics)
+        };
+        assert_eq!(name(&[]), "caudal-sink-a");
+        assert_eq!(name(&["q"]), name(&["q"]));
+        assert_ne!(name(&["q"]), name(&["q", "r"]));
+        assert!(name(&["q"]).starts_with("caudal-sink-a-"));
     }
 }

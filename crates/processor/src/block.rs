@@ -129,7 +129,7 @@ impl Entries {
         let parts = self.chunks.into_iter().enumerate().map(|(i, (count, chunk))| {
             let mut out = Writer::new();
             out.long(if head.growths.is_empty() { VERSION } else { GROWN });
-            out.long(head.task.stage.number());
+            out.long(stage_number(head.task.stage));
             out.long(i64::from(head.task.partition));
             write_count(&mut out, head.sequence);
             write_count(&mut out, i as u64);
@@ -293,6 +293,15 @@ fn checked(part: &[u8]) -> Result<&[u8], BlockError> {
     let (bytes, checksum) = part.split_at(split);
     let expected = crc32fast::hash(bytes).to_be_bytes();
     if checksum == expected { Ok(bytes) } else { Err(damaged()) }
+}
+
+/// Tasks of other streams have no blocks.
+fn stage_number(stage: Stage) -> i64 {
+    match stage {
+        Stage::Account => 1,
+        Stage::Group => 2,
+        Stage::Source(_) => 0,
+    }
 }
 
 /// The version of a part, and its task.

@@ -3,7 +3,7 @@
 
 use crate::kafka_broker::GROUP;
 use crate::metrics::Metrics;
-use crate::shared::Stage;
+use crate::shared::Shared;
 use anyhow::Result;
 use caudal_kafka::args::{Isolation, Kafka};
 use caudal_kafka::log_reader::LogReader;
@@ -15,14 +15,16 @@ use std::time::Duration;
 /// How long one look at what is left may take.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Follows one stage after the other to its captured ends.
+/// Follows one topic after the other to its captured ends.
 pub struct CatchUp {
     kafka: Kafka,
     ends: Offsets,
     positions: Offsets,
     metrics: Arc<Metrics>,
-    partitions: i32,
-    stage: Stage,
+    /// What is read, in the order in which one causes the next, with the number of partitions.
+    topics: Vec<(Arc<str>, i32)>,
+    /// The one that is looked at.
+    at: usize,
     /// Ends that are not reached yet.
     targets: BTreeMap<i32, i64>,
     /// Positions before the targets at the last look.
@@ -35,17 +37,21 @@ impl CatchUp {
     ///
     /// # Errors
     /// When a partition's end cannot be read.
-    pub fn start(kafka: &Kafka, partitions: i32, metrics: Arc<Metrics>) -> Result<CatchUp> {
+    pub fn start(kafka: &Kafka, shared: &Shared, metrics: Arc<Metrics>) -> Result<CatchUp> {
         let ends = Offsets::connect(kafka, Isolation::ReadUncommitted, "caudal-catch-up")?;
-        let targets = capture(&ends, Stage::Account, partitions)?;
+        // A query's stream comes after the query that makes it: it stands later in the file.
+        let sources = shared.sources.iter().map(|s| (Arc::clone(&s.topic), s.partitions));
+        let input = (Arc::clone(&shared.input_topic), shared.partitions);
+        let partials = (Arc::clone(&shared.partials_topic), shared.partitions);
+        let topics: Vec<_> = std::iter::once(input).chain(sources).chain([partials]).collect();
         Ok(CatchUp {
+            targets: capture(&ends, &topics[0])?,
+            topics,
+            at: 0,
             kafka: kafka.clone(),
             ends,
             positions: Offsets::connect(kafka, Isolation::ReadCommitted, GROUP)?,
             metrics,
-            partitions,
-            stage: Stage::Account,
-            targets,
             left: BTreeMap::new(),
             rerouted: 0,
         })
@@ -61,25 +67,21 @@ impl CatchUp {
         if !self.has_reached_targets()? {
             return Ok(false);
         }
-        match self.stage {
+        if self.at == 0 && rerouted > self.rerouted {
             // Moved records were appended behind the ends that were captured.
-            Stage::Account if rerouted > self.rerouted => {
-                self.rerouted = rerouted;
-                self.targets = capture(&self.ends, Stage::Account, self.partitions)?;
-                Ok(false)
-            }
-            Stage::Account => {
-                self.stage = Stage::Group;
-                self.targets = capture(&self.ends, Stage::Group, self.partitions)?;
-                Ok(false)
-            }
-            Stage::Group => Ok(true),
+            self.rerouted = rerouted;
+        } else if self.at + 1 < self.topics.len() {
+            self.at += 1;
+        } else {
+            return Ok(true);
         }
+        self.targets = capture(&self.ends, &self.topics[self.at])?;
+        Ok(false)
     }
 
     fn has_reached_targets(&mut self) -> Result<bool> {
-        let topic = self.stage.input();
-        let open: Vec<_> = self.targets.keys().map(|p| (Arc::<str>::from(topic), *p)).collect();
+        let topic = &self.topics[self.at].0;
+        let open: Vec<_> = self.targets.keys().map(|p| (Arc::clone(topic), *p)).collect();
         let committed = match self.positions.committed(&open) {
             Ok(committed) => committed,
             Err(error) if error.transient => return Ok(false),
@@ -106,6 +108,6 @@ impl CatchUp {
     }
 }
 
-fn capture(ends: &Offsets, stage: Stage, partitions: i32) -> Result<BTreeMap<i32, i64>> {
-    (0..partitions).map(|p| Ok((p, ends.watermarks(stage.input(), p)?.1))).collect()
+fn capture(ends: &Offsets, (topic, partitions): &(Arc<str>, i32)) -> Result<BTreeMap<i32, i64>> {
+    (0..*partitions).map(|p| Ok((p, ends.watermarks(topic, p)?.1))).collect()
 }

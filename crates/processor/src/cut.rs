@@ -150,12 +150,14 @@ impl Cuts {
     }
 }
 
-/// The task of the other stage that shares this one's partition of the log.
+/// The task of the other stage that shares this one's partition of the log; of one that is in no
+/// log, itself.
 #[must_use]
 pub fn peer(id: TaskId) -> TaskId {
     let stage = match id.stage {
         Stage::Account => Stage::Group,
         Stage::Group => Stage::Account,
+        Stage::Source(_) => id.stage,
     };
     TaskId { stage, ..id }
 }

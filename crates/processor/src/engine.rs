@@ -190,7 +190,7 @@ impl<B: Broker> Engine<B> {
             .process(&self.shared, &mut self.backlog, &self.tables, &mut outbox)
             .map_err(halt)?;
         let now = self.broker.now();
-        for id in touched.iter().filter(|id| id.stage == Stage::Account) {
+        for id in touched.iter().filter(|id| id.stage != Stage::Group) {
             self.idle.active(*id, now);
         }
         touched.extend(self.haste.keys().filter(|id| !self.unstarted.contains(id)));
@@ -205,7 +205,8 @@ impl<B: Broker> Engine<B> {
     }
 
     fn finish(&mut self, touched: &BTreeSet<TaskId>, outbox: &mut Outbox) -> Result<()> {
-        self.tasks.finish(touched, &self.haste, &self.tables, outbox).map_err(halt)?;
+        let touched = (touched, &self.haste);
+        self.tasks.finish(touched, &self.shared, &self.tables, outbox).map_err(halt)?;
         Ok(())
     }
 
@@ -220,11 +221,13 @@ impl<B: Broker> Engine<B> {
             return;
         }
         self.looked_at_sweeps = now;
-        let peers: Vec<TopicPartition> = tasks.iter().map(|(id, _)| peer(id).input()).collect();
+        let logged = || tasks.iter().filter(|(id, _)| id.has_log());
+        let input_of_peer = |id: TaskId| self.shared.input_of(peer(id));
+        let peers: Vec<TopicPartition> = logged().map(|(id, _)| input_of_peer(id)).collect();
         // What cannot be looked up now is looked up next time.
         let Ok(committed) = self.broker.committed(&peers) else { return };
-        for (id, task) in tasks.iter().filter(|(id, _)| !self.unstarted.contains(id)) {
-            let theirs = committed.get(&peer(id).input()).and_then(Option::as_ref);
+        for (id, task) in logged().filter(|(id, _)| !self.unstarted.contains(id)) {
+            let theirs = committed.get(&input_of_peer(id)).and_then(Option::as_ref);
             let live: usize = task.state().iter().map(|(_, _, bytes)| bytes).sum();
             let after = self.shared.sizes.cut_after;
             if theirs.is_some_and(|theirs| self.cuts.holds_back(id, theirs, live as u64, after)) {
@@ -242,11 +245,13 @@ impl<B: Broker> Engine<B> {
                 Change::Assigned(partitions) => {
                     tracing::info!(partitions = %names(partitions), "assigned");
                     let now = self.broker.now();
-                    ids(partitions).for_each(|id| self.restore.add(id, now));
+                    for id in ids(&self.shared, partitions) {
+                        self.restore.add(id, now);
+                    }
                 }
                 Change::Revoked(partitions) | Change::Lost(partitions) => {
                     tracing::info!(partitions = %names(partitions), "revoked");
-                    for id in ids(partitions) {
+                    for id in ids(&self.shared, partitions) {
                         self.forget(id);
                         self.restore.remove(id, &mut self.broker)?;
                     }
@@ -298,7 +303,9 @@ impl<B: Broker> Engine<B> {
             }
             let took = self.broker.now().saturating_duration_since(restored.since);
             self.metrics.restore_duration.observe(took.as_secs_f64());
-            self.cuts.take_over(restored.id, &restored.metadata);
+            if restored.id.has_log() {
+                self.cuts.take_over(restored.id, &restored.metadata);
+            }
             self.tasks.insert(restored.id, restored.task);
             self.unstarted.insert(restored.id);
         }
@@ -308,10 +315,10 @@ impl<B: Broker> Engine<B> {
                 self.unstarted.insert(id);
                 continue;
             }
-            if let Err(error) = self.broker.start(&id.input(), task.next_offset()) {
+            if let Err(error) = self.broker.start(&self.shared.input_of(id), task.next_offset()) {
                 tracing::debug!(%error, task = %id, "not ready to start");
                 self.unstarted.insert(id);
-            } else if id.stage == Stage::Account {
+            } else if id.stage != Stage::Group {
                 self.idle.active(id, self.broker.now());
             }
         }
@@ -364,7 +371,8 @@ impl<B: Broker> Engine<B> {
         self.held = over;
         let ids: Vec<TaskId> = self.tasks.iter().map(|(id, _)| id).collect();
         if over {
-            let partitions: Vec<TopicPartition> = ids.iter().map(|id| id.input()).collect();
+            let input_of = |id: &TaskId| self.shared.input_of(*id);
+            let partitions: Vec<TopicPartition> = ids.iter().map(input_of).collect();
             self.broker.pause(&partitions)?;
             self.backlog.clear();
         }
@@ -378,7 +386,8 @@ impl<B: Broker> Engine<B> {
             let Some(task) = self.tasks.get(id).filter(|_| !self.unstarted.contains(&id)) else {
                 continue;
             };
-            let at_end = match self.broker.is_at_end(&id.input(), task.next_offset()) {
+            let at_end = match self.broker.is_at_end(&self.shared.input_of(id), task.next_offset())
+            {
                 Ok(at_end) => at_end || mutant::is(Mutant::IdleByClock),
                 Err(error) if error.transient => false,
                 Err(error) => return Err(error.into()),
@@ -408,8 +417,8 @@ fn halt(error: TaskError) -> Halt {
     Halt(error.to_string())
 }
 
-fn ids(partitions: &[TopicPartition]) -> impl Iterator<Item = TaskId> + '_ {
-    partitions.iter().map(|(topic, partition)| TaskId::reading(topic, *partition))
+fn ids(shared: &Shared, partitions: &[TopicPartition]) -> Vec<TaskId> {
+    partitions.iter().map(|(topic, partition)| shared.reading(topic, *partition)).collect()
 }
 
 fn names(partitions: &[TopicPartition]) -> String {

@@ -2,11 +2,11 @@
 
 mod grow;
 
-use crate::account_task::{Message, Source};
-use crate::block::{Block, Entries, Entry, Growth, Head};
+use crate::block::{self, Block, Entries, Growth, Head};
 use crate::metrics::Counts;
 use crate::mutant::{self, Mutant};
 use crate::outputs::Outputs;
+use crate::partials::{Message, Source};
 use crate::plans::Plans;
 use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
 use crate::sweep::{Haste, Sweep};
@@ -16,8 +16,8 @@ use caudal_core::ledger::{GroupLedger, read_count, write_count};
 use caudal_core::money::SumOverflow;
 use caudal_core::outbox::{OutRecord, Outbox};
 use caudal_core::sequence::{Sequence, Sequences};
-use caudal_query::group::Row;
-use caudal_query::merge::{MergeState, Merged};
+use caudal_query::group::Change;
+use caudal_query::merge::{Entry, MergeState, Merged};
 use caudal_query::partials::{Partial, RawPartial};
 use caudal_query::plan::Emit;
 
@@ -34,8 +34,10 @@ struct Progress {
     sequence: u64,
     outputs: Outputs,
     ledger: GroupLedger,
-    /// Each source partition as last told.
+    /// Each partition of `transacciones` as last told.
     sources: Vec<Source>,
+    /// Each partition of the other streams, in the order of [`Shared::sources`].
+    others: Vec<Vec<Source>>,
     /// Watermark of each query. It never goes back, also when an idle partition returns with an
     /// old stream time: a window that was closed stays closed.
     watermarks: Vec<i64>,
@@ -73,18 +75,47 @@ pub struct Held<'a> {
     pub lag: i64,
 }
 
+impl Progress {
+    /// How the partitions of a query's stream stand.
+    fn of(&self, query: &Query) -> &[Source] {
+        match query.source {
+            None => &self.sources,
+            Some(place) => &self.others[usize::from(place)],
+        }
+    }
+
+    /// How the partition that sent a message stands; `None` of one that no query reads.
+    fn source_mut(
+        &mut self,
+        shared: &Shared,
+        (topic, partition): (Option<&str>, i32),
+    ) -> Option<&mut Source> {
+        let sources = match topic {
+            None => &mut self.sources,
+            Some(topic) => {
+                let place = shared.sources.iter().position(|source| *source.topic == *topic)?;
+                self.others.get_mut(place)?
+            }
+        };
+        sources.get_mut(usize::try_from(partition).ok()?)
+    }
+}
+
 impl GroupTask {
     /// A task with no state.
     #[must_use]
     pub fn new(shared: Arc<Shared>, partition: i32) -> GroupTask {
         let id = TaskId { stage: Stage::Group, partition };
-        let unheard = Source { stream_time: i64::MIN, idle: 0 };
+        let unheard = |count: i32| {
+            vec![Source { stream_time: i64::MIN, idle: 0 }; usize::try_from(count).unwrap_or(0)]
+        };
         let at = Progress {
             next_offset: 0,
             sequence: 0,
-            outputs: Outputs::new(id),
+            outputs: Outputs::new(&id.to_string()),
             ledger: GroupLedger::default(),
-            sources: vec![unheard; usize::try_from(shared.partitions).unwrap_or(0)],
+            sources: unheard(shared.partitions),
+            others: shared.sources.iter().map(|source| unheard(source.partitions)).collect(),
             watermarks: vec![i64::MIN; shared.global.len()],
             sequences: Sequences::default(),
             sweep: Sweep::default(),
@@ -133,13 +164,12 @@ impl GroupTask {
 
     /// What a query waits for, for each that waits longer than a window and its grace.
     pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
-        let newest = self.at.sources.iter().map(|s| s.stream_time).max().unwrap_or(i64::MIN);
         let queries = self.shared.global.iter().zip(&self.queries).zip(&self.at.watermarks);
-        queries.filter_map(move |((query, state), watermark)| {
+        queries.filter_map(|((query, state), watermark)| {
             let window = &query.plan.window;
-            let slowest = self
-                .at
-                .sources
+            let sources = self.at.of(query);
+            let newest = sources.iter().map(|s| s.stream_time).max().unwrap_or(i64::MIN);
+            let slowest = sources
                 .iter()
                 .enumerate()
                 .filter(|(_, source)| counts(source, query))
@@ -176,13 +206,11 @@ impl GroupTask {
         self.check_sequence(record)?;
         let message = Message::read(record.value.as_deref().unwrap_or_default())
             .map_err(|e| self.broken(record, format!("not a record of partials: {e}")))?;
-        let source = usize::try_from(message.partition).ok();
-        let source = source.filter(|p| *p < self.at.sources.len()).ok_or_else(|| {
-            self.broken(record, format!("from source partition {}", message.partition))
-        })?;
+        self.check_source(record, &message)?;
         self.at.next_offset = record.offset + 1;
         self.counts.records_in += 1;
         let shared = Arc::clone(&self.shared);
+        let from = (message.topic, message.partition);
         for (fingerprint, partials) in message.partials {
             // Sent under a definition that is not ours: the query was dropped or begun again.
             let Some(place) = shared.global.iter().position(|q| q.fingerprint == fingerprint)
@@ -199,10 +227,22 @@ impl GroupTask {
             }
         }
         if let Some(told) = message.source {
-            let known = &mut self.at.sources[source];
-            known.stream_time = known.stream_time.max(told.stream_time);
-            known.idle = told.idle;
+            if let Some(known) = self.at.source_mut(&shared, from) {
+                known.stream_time = known.stream_time.max(told.stream_time);
+                known.idle = told.idle;
+            }
             (0..self.queries.len()).for_each(|place| self.raise_watermark(place));
+        }
+        Ok(())
+    }
+
+    /// A stream that no query reads any more may still have told us something; a partition that
+    /// `transacciones` does not have cannot.
+    fn check_source(&self, record: &Record, message: &Message<'_>) -> Result<(), TaskError> {
+        let is_known = usize::try_from(message.partition).is_ok_and(|p| p < self.at.sources.len());
+        if message.topic.is_none() && !is_known {
+            let what = format!("from source partition {}", message.partition);
+            return Err(self.broken(record, what));
         }
         Ok(())
     }
@@ -235,7 +275,8 @@ impl GroupTask {
     /// One that was never heard of is at minus infinity, so that its late start loses nothing. When
     /// all of them are idle, the highest: nothing is expected any more.
     fn raise_watermark(&mut self, place: usize) {
-        let (query, sources) = (&self.shared.global[place], &self.at.sources);
+        let query = &self.shared.global[place];
+        let sources = self.at.of(query);
         let lowest = sources
             .iter()
             .filter(|source| counts(source, query))
@@ -270,16 +311,16 @@ impl GroupTask {
         self.at.ledger.too_late += 1;
         self.counts.late += 1;
         for row in partial.rows(&query.plan.window, until) {
-            self.emit_row(place, &query.late_topic, &row, offset, outbox);
+            self.emit(place, &query.late_topic, &Change::Row(row), offset, outbox);
         }
         Ok(())
     }
 
-    fn emit_row(
+    fn emit(
         &mut self,
         place: usize,
         topic: &Arc<str>,
-        row: &Row,
+        change: &Change,
         offset: i64,
         outbox: &mut Outbox,
     ) {
@@ -287,7 +328,7 @@ impl GroupTask {
         let query = &shared.global[place];
         let to = (topic, self.id.partition, (self.id.partition, offset));
         let version = self.plans.version(place);
-        self.counts.query_errors += self.at.outputs.emit_row(outbox, query, version, to, row);
+        self.counts.query_errors += self.at.outputs.emit_change(outbox, query, version, to, change);
     }
 
     /// Closes the batch: changed or closed rows, then the state block.
@@ -301,12 +342,14 @@ impl GroupTask {
         let last_offset = self.at.next_offset - 1;
         for (place, query) in shared.global.iter().enumerate() {
             let state = &self.queries[place];
-            let rows = match query.plan.emit {
-                Emit::Changes => state.changed_rows(&query.plan),
-                Emit::Final => state.final_rows(&query.plan, self.at.watermarks[place]),
+            let changes = match query.plan.emit {
+                Emit::Changes => state.changes(&query.plan),
+                Emit::Final => state
+                    .final_rows(&query.plan, self.at.watermarks[place])
+                    .map(|rows| rows.into_iter().map(Change::Row).collect()),
             };
-            for row in rows.map_err(|cause| self.overflow(last_offset, cause))? {
-                self.emit_row(place, &query.topic, &row, last_offset, outbox);
+            for change in changes.map_err(|cause| self.overflow(last_offset, cause))? {
+                self.emit(place, &query.topic, &change, last_offset, outbox);
             }
         }
         self.write_block(haste, outbox);
@@ -372,6 +415,16 @@ impl GroupTask {
         }
         self.at.ledger.write(&mut out);
         self.at.outputs.write(&mut out);
+        let others = self.shared.sources.iter().zip(&self.at.others);
+        write_count(&mut out, others.len() as u64);
+        for (source, partitions) in others {
+            out.string(&source.topic);
+            write_count(&mut out, partitions.len() as u64);
+            for partition in partitions {
+                out.long(partition.stream_time);
+                out.long(partition.idle);
+            }
+        }
         out.into_bytes()
     }
 
@@ -410,14 +463,14 @@ impl GroupTask {
         let shared = Arc::clone(&self.shared);
         let queries = &mut self.queries;
         block.for_each(|entry, input| {
-            let Entry::Accumulator(place) = entry else {
+            let block::Entry::Accumulator(place) = entry else {
                 return Err(input.error("entry of stage 1 in a block of stage 2"));
             };
             let entry = RawPartial::read(input)?;
             let ours = mapping.places.get(place).copied().flatten();
             let ours = ours.and_then(|place| Some((place, queries.get_mut(place)?)));
             if let Some((place, state)) = ours {
-                state.restore(entry.of(&shared.global[place].plan)?);
+                state.restore(Entry::read(&shared.global[place].plan, entry)?);
             }
             Ok(())
         })?;
@@ -450,6 +503,21 @@ impl GroupTask {
         }
         self.at.ledger = GroupLedger::read(&mut input)?;
         self.at.outputs.read(&mut input)?;
+        if input.rest().is_empty() {
+            // Written before other streams could be read.
+            return Ok(());
+        }
+        for _ in 0..input.length()? {
+            let topic = input.string()?.to_owned();
+            let place = self.shared.sources.iter().position(|source| *source.topic == *topic);
+            for partition in 0..input.length()? {
+                let told = source(&mut input)?;
+                let known = place.and_then(|place| self.at.others[place].get_mut(partition));
+                if let Some(known) = known {
+                    *known = told;
+                }
+            }
+        }
         input.end()
     }
 

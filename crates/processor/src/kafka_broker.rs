@@ -5,7 +5,9 @@ use crate::broker::Broker;
 use crate::shared::Shared;
 use caudal_core::outbox::Outbox;
 use caudal_kafka::args::{Isolation, Kafka};
-use caudal_kafka::consumer::{Batch, GroupConsumer, GroupProtocol, Limits, Membership};
+use caudal_kafka::consumer::{
+    Batch, GroupConsumer, GroupProtocol, Limits, Membership, member_name,
+};
 use caudal_kafka::cutter::Cutter;
 use caudal_kafka::kafka_log::KafkaLog;
 use caudal_kafka::log_reader::LogReader;
@@ -74,11 +76,14 @@ impl KafkaBroker {
             Some(&shared.state_topic),
             PATIENCE,
         )?;
+        let sources = shared.sources.iter().map(|source| Arc::clone(&source.topic));
+        let own = [Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)];
+        let topics: Vec<Arc<str>> = own.into_iter().chain(sources).collect();
         let membership = Membership {
             group: GROUP.to_owned(),
-            instance: (!manner.is_guest).then_some(id),
+            instance: (!manner.is_guest).then(|| member_name(&id, &topics[2..])),
             protocol: manner.protocol,
-            topics: vec![Arc::clone(&shared.input_topic), Arc::clone(&shared.partials_topic)],
+            topics,
         };
         let table = shared.table();
         let table_log = table.map(|table| LogReader::connect(kafka, &table.topic)).transpose()?;

@@ -24,6 +24,8 @@ pub struct Counts {
     pub unjoined: u64,
     /// Partials of a query that was dropped or changed since they were sent.
     pub stale: u64,
+    /// Records of another stream that are not what it declares.
+    pub unreadable: u64,
     /// Records or rows for which an expression of a query has no value.
     pub query_errors: u64,
     /// Dead letters.
@@ -41,6 +43,7 @@ impl Counts {
 #[derive(Debug)]
 pub struct Metrics {
     records: IntCounterVec,
+    source_records: IntCounterVec,
     dead_letters: IntCounterVec,
     late: IntCounter,
     partials: IntCounter,
@@ -82,6 +85,12 @@ impl Metrics {
                 "caudal_processor_records_total",
                 "Input records of stage 1 by outcome, counted after commit",
                 &["outcome"],
+            )?,
+            source_records: counter_vec(
+                r,
+                "caudal_processor_source_records_total",
+                "Records of streams beside transacciones by topic and outcome, counted after commit",
+                &["topic", "outcome"],
             )?,
             dead_letters: counter_vec(
                 r,
@@ -217,6 +226,18 @@ impl Metrics {
             add("dlq", *n);
             self.dead_letters.with_label_values(&[reason.as_str()]).inc_by(*n);
         }
+        self.late.inc_by(counts.late);
+        self.unjoined.inc_by(counts.unjoined);
+        self.query_errors.inc_by(counts.query_errors);
+    }
+
+    /// Counts what a task of another stream did.
+    pub fn source(&self, topic: &str, counts: &Counts) {
+        let add = |outcome: &str, n: u64| {
+            self.source_records.with_label_values(&[topic, outcome]).inc_by(n);
+        };
+        add("ok", counts.records_in - counts.unreadable);
+        add("unreadable", counts.unreadable);
         self.late.inc_by(counts.late);
         self.unjoined.inc_by(counts.unjoined);
         self.query_errors.inc_by(counts.query_errors);

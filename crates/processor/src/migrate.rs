@@ -151,7 +151,7 @@ pub fn grow(shared: &Arc<Shared>, old: &Old) -> Result<(Outbox, Moved), TaskErro
             AccountTask::grown(shared, at, &old.accounts, &newcomer, &mut outbox, &mut moved)?;
         stream_times.push(task.stream_time());
         let id = TaskId { stage: Stage::Account, partition };
-        commit_position(old, id, (task.next_offset(), task.blocks().0), &mut outbox);
+        commit_position(shared, old, id, (task.next_offset(), task.blocks().0), &mut outbox);
     }
     for partition in 0..shared.partitions {
         let newcomer = newcomer(Stage::Group, partition);
@@ -159,7 +159,7 @@ pub fn grow(shared: &Arc<Shared>, old: &Old) -> Result<(Outbox, Moved), TaskErro
         let known = (&newcomer, &stream_times[..]);
         let task = GroupTask::grown(shared, at, &old.groups, known, &mut outbox, &mut moved)?;
         let id = TaskId { stage: Stage::Group, partition };
-        commit_position(old, id, (task.next_offset(), task.blocks().0), &mut outbox);
+        commit_position(shared, old, id, (task.next_offset(), task.blocks().0), &mut outbox);
     }
     moved.tasks = outbox.positions.len();
     moved.rows = outbox.records.iter().filter(|record| record.origin.is_some()).count();
@@ -169,6 +169,7 @@ pub fn grow(shared: &Arc<Shared>, old: &Old) -> Result<(Outbox, Moved), TaskErro
 
 /// With the bound that the position had before: it is still one, and bounds only grow.
 fn commit_position(
+    shared: &Shared,
     old: &Old,
     id: TaskId,
     (next_offset, sequence): (i64, u64),
@@ -176,7 +177,7 @@ fn commit_position(
 ) {
     let mut cuts = Cuts::default();
     cuts.take_over(id, old.metadata.get(&id).map_or("", String::as_str));
-    let (topic, partition) = id.input();
+    let (topic, partition) = shared.input_of(id);
     let metadata = cuts.metadata(id, sequence);
     outbox.positions.push(Position { topic, partition, next_offset, metadata });
 }

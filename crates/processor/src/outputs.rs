@@ -1,11 +1,11 @@
 //! Output records with their headers: who wrote them, as the how-manieth, because of what.
 
-use crate::shared::{Query, TaskId};
+use crate::shared::Query;
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::headers;
 use caudal_core::ledger::{read_count, write_count};
 use caudal_core::outbox::{Origin, OutRecord, Outbox};
-use caudal_query::group::{Row, row_key};
+use caudal_query::group::{Change, row_key};
 use std::sync::Arc;
 
 /// Numbers a task's outputs, contiguously per topic-partition.
@@ -38,8 +38,14 @@ pub struct Output<'a> {
 impl Outputs {
     /// Of a task that has written nothing yet.
     #[must_use]
-    pub fn new(task: TaskId) -> Outputs {
-        Outputs { task: task.to_string().into(), next: Vec::new(), last: 0 }
+    pub fn new(task: &str) -> Outputs {
+        Outputs { task: task.into(), next: Vec::new(), last: 0 }
+    }
+
+    /// The task's name, as in its records' headers.
+    #[must_use]
+    pub fn task(&self) -> &Arc<str> {
+        &self.task
     }
 
     /// The next number for a topic-partition, which is then taken.
@@ -74,30 +80,46 @@ impl Outputs {
         });
     }
 
-    /// Numbers a query's row and puts it into the outbox. Gives how many of its columns have no
-    /// value and are NULL.
-    pub fn emit_row(
+    /// Numbers a query's row, or the tombstone of one, and puts it into the outbox. Gives how many
+    /// of its columns have no value and are NULL.
+    pub fn emit_change(
         &mut self,
         outbox: &mut Outbox,
         query: &Query,
         version: u32,
         (topic, partition, source): (&Arc<str>, i32, (i32, i64)),
-        row: &Row,
+        change: &Change,
     ) -> u64 {
         let mut errors = Vec::new();
-        let values = query.plan.row(&row.group, row.start, &row.values, &mut errors);
+        let (group, start) = change.key();
+        let value = match change {
+            Change::Gone(..) => None,
+            Change::Row(row) => {
+                let values = query.plan.row(row, &mut errors);
+                Some(query.row_schema.encode(query.schema_id, &values))
+            }
+        };
         for error in &errors {
-            let (query, group) = (&query.plan.name, &row.group);
+            let query = &query.plan.name;
             tracing::debug!(query, %group, %error, "a column of this group's row is NULL");
         }
         let headers = match version {
             1 => Vec::new(),
             version => vec![(headers::VERSION, version.to_string().into_bytes())],
         };
-        let key = Some(row_key(&query.plan, &row.group, row.start));
-        let value = Some(query.row_schema.encode(query.schema_id, &values));
+        let key = Some(row_key(&query.plan, group, start));
         self.emit(outbox, Output { topic, partition, key, value, source, headers });
         errors.len() as u64
+    }
+
+    /// The next number of each topic-partition, in order.
+    pub fn numbers(&self) -> impl Iterator<Item = (&Arc<str>, i32, u64)> {
+        self.next.iter().map(|(topic, partition, next)| (topic, *partition, *next))
+    }
+
+    /// Puts the number of a topic-partition back; they come in order.
+    pub fn restore(&mut self, topic: Arc<str>, partition: i32, next: u64) {
+        self.next.push((topic, partition, next));
     }
 
     /// Writes the numbers into a state block.

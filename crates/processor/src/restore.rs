@@ -18,6 +18,7 @@ use crate::args::Adopt;
 use crate::block::{Assembler, Head, check_compatible, task_of};
 use crate::broker::Broker;
 use crate::shared::{Shared, TaskId};
+use crate::source_task::SourceTask;
 use crate::tasks::Task;
 use anyhow::{Context as _, Result};
 use caudal_core::decode::Record;
@@ -94,7 +95,7 @@ impl Restore {
     pub fn remove<B: Broker>(&mut self, id: TaskId, broker: &mut B) -> Result<()> {
         self.waiting.remove(&id);
         self.reading.remove(&id);
-        if !self.is_reading(id.partition) {
+        if id.has_log() && !self.is_reading(id.partition) {
             broker.state_log().remove(id.partition)?;
         }
         Ok(())
@@ -127,7 +128,7 @@ impl Restore {
     /// # Errors
     /// [`Halt`] when state and committed offsets do not agree, or a block is missing or damaged.
     pub fn step<B: Broker>(&mut self, broker: &mut B, slice: Duration) -> Result<Vec<Restored>> {
-        self.begin_waiting(broker)?;
+        let mut restored = self.begin_waiting(broker)?;
         let (reading, seen, shared) = (&mut self.reading, &mut self.seen, &self.shared);
         let (mut ended, mut cut): (Vec<i32>, Vec<i32>) = (Vec::new(), Vec::new());
         broker.state_log().step(slice, |event| -> Result<()> {
@@ -144,7 +145,6 @@ impl Restore {
             }
         })?;
         cut.into_iter().for_each(|partition| self.begin_again(partition));
-        let mut restored = Vec::new();
         for partition in ended {
             let ids: Vec<TaskId> =
                 self.reading.keys().copied().filter(|id| id.partition == partition).collect();
@@ -197,26 +197,33 @@ impl Restore {
     }
 
     /// Begins every waiting task whose partition is not being read already: a reading that has
-    /// begun has passed records that the newcomer needs.
-    fn begin_waiting<B: Broker>(&mut self, broker: &mut B) -> Result<()> {
-        let ids: Vec<TaskId> =
-            self.waiting.keys().copied().filter(|id| !self.is_reading(id.partition)).collect();
+    /// begun has passed records that the newcomer needs. Gives the tasks that have no log: all of
+    /// theirs is beside their position.
+    fn begin_waiting<B: Broker>(&mut self, broker: &mut B) -> Result<Vec<Restored>> {
+        let can_begin = |id: &TaskId| !id.has_log() || !self.is_reading(id.partition);
+        let ids: Vec<TaskId> = self.waiting.keys().copied().filter(can_begin).collect();
         if ids.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let partitions: Vec<TopicPartition> = ids.iter().map(|id| id.input()).collect();
+        let partitions: Vec<TopicPartition> =
+            ids.iter().map(|id| self.shared.input_of(*id)).collect();
         let mut committed = match broker.committed(&partitions) {
             Ok(committed) => committed,
             // An error never means "nothing committed": ask again next time.
             Err(error) if error.transient => {
                 tracing::debug!(%error, "committed offsets");
-                return Ok(());
+                return Ok(Vec::new());
             }
             Err(error) => return Err(error.into()),
         };
+        let mut restored = Vec::new();
         for (id, partition) in ids.into_iter().zip(partitions) {
             let Some(since) = self.waiting.remove(&id) else { continue };
             let committed = committed.remove(&partition).flatten();
+            if let Task::Source(task) = Task::new(id, &self.shared) {
+                restored.push(resumed(id, *task, committed, (&partition, since), broker)?);
+                continue;
+            }
             let restoring = Restoring {
                 task: Task::new(id, &self.shared),
                 assembler: Assembler::default(),
@@ -228,7 +235,7 @@ impl Restore {
             self.reading.insert(id, restoring);
             broker.state_log().add(id.partition, None);
         }
-        Ok(())
+        Ok(restored)
     }
 
     /// `None`: somebody else went on with the task while it was read; it is to be read again.
@@ -247,11 +254,11 @@ impl Restore {
         let from_state = done.last.as_ref().map(|last| last.next_offset);
         let committed = done.committed.as_ref().map(|c| c.next_offset);
         let start = match (from_state, committed) {
-            (None, None) => broker.first_offset(&id.input())?,
+            (None, None) => broker.first_offset(&self.shared.input_of(id))?,
             // A block and nothing committed (the group was deleted): the block wins.
             (Some(state), None) => state,
             (Some(state), Some(committed)) if state == committed => state,
-            _ if has_moved(id, done.committed.as_ref(), broker)? => return Ok(None),
+            _ if self.has_moved(id, done.committed.as_ref(), broker)? => return Ok(None),
             (state, Some(committed)) => self.disagreement(id, state, committed)?,
         };
         done.task.set_next_offset(start);
@@ -265,13 +272,31 @@ impl Restore {
         }))
     }
 
+    /// Whether the committed position is no longer `before`, or cannot be asked for now. A process
+    /// that stalls for longer than its session between asking for the position and reading the log
+    /// finds its successor's blocks there. It is about to be told that the task is no longer its
+    /// own; nothing was changed from outside.
+    fn has_moved<B: Broker>(
+        &self,
+        id: TaskId,
+        before: Option<&Committed>,
+        broker: &mut B,
+    ) -> Result<bool> {
+        let input = self.shared.input_of(id);
+        match broker.committed(std::slice::from_ref(&input)) {
+            Ok(now) => Ok(now.get(&input).and_then(Option::as_ref) != before),
+            Err(error) if error.transient => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn disagreement(&self, id: TaskId, state: Option<i64>, committed: i64) -> Result<i64> {
         match (self.adopt, state) {
             (Some(Adopt::State), Some(state)) => return Ok(state),
             (Some(Adopt::Group), _) => return Ok(committed),
             _ => {}
         }
-        let (topic, partition) = id.input();
+        let (topic, partition) = self.shared.input_of(id);
         let state = state.map_or("no state".into(), |s| format!("the state ends at {s}"));
         Err(halt(
             id,
@@ -285,16 +310,28 @@ impl Restore {
     }
 }
 
-/// Whether the committed position is no longer `before`, or cannot be asked for now. A process that
-/// stalls for longer than its session between asking for the position and reading the log finds
-/// its successor's blocks there. It is about to be told that the task is no longer its own; nothing
-/// was changed from outside.
-fn has_moved<B: Broker>(id: TaskId, before: Option<&Committed>, broker: &mut B) -> Result<bool> {
-    match broker.committed(&[id.input()]) {
-        Ok(now) => Ok(now.get(&id.input()).and_then(Option::as_ref) != before),
-        Err(error) if error.transient => Ok(true),
-        Err(error) => Err(error.into()),
-    }
+/// A task that has no log, after the commit that its position carries.
+fn resumed<B: Broker>(
+    id: TaskId,
+    mut task: SourceTask,
+    committed: Option<Committed>,
+    (partition, since): (&TopicPartition, Instant),
+    broker: &mut B,
+) -> Result<Restored> {
+    let metadata = committed.as_ref().map(|c| c.metadata.clone()).unwrap_or_default();
+    task.resume(&metadata).map_err(|what| {
+        let (topic, number) = partition;
+        halt(id, &format!("{topic}-{number}: {what}"))
+    })?;
+    let start = match &committed {
+        Some(committed) => committed.next_offset,
+        None => broker.first_offset(partition)?,
+    };
+    task.set_next_offset(start);
+    let (topic, number) = partition;
+    tracing::info!(%topic, partition = number, start, "restored");
+    let table_offset = task.table_offset();
+    Ok(Restored { id, task: Task::Source(Box::new(task)), since, metadata, table_offset })
 }
 
 fn apply(

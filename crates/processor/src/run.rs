@@ -57,7 +57,7 @@ pub fn run_plans(args: &Args, plans: Vec<Plan>) -> Result<()> {
     let horizon = i64::from(args.dedup_horizon_s) * caudal_core::time::SECOND;
     check_distinct(&plans)?;
     let mut shared = Shared::new(plans, 1, horizon);
-    shared.partitions = check_topics(&kafka, &shared)?;
+    check_topics(&kafka, &mut shared)?;
     shared.reset_queries.clone_from(&args.reset_query);
     shared.adopt_rules = args.adopt == Some(Adopt::Rules);
     let process = Process { args, kafka, shared: Arc::new(shared), metrics, shutdown, readiness };
@@ -93,11 +93,7 @@ impl Process<'_> {
     /// Runs the threads; the first that fails ends them all.
     fn run(&self, name: &str) -> Result<()> {
         let catch_up = match self.args.until_caught_up {
-            true => Some(CatchUp::start(
-                &self.kafka,
-                self.shared.partitions,
-                Arc::clone(&self.metrics),
-            )?),
+            true => Some(CatchUp::start(&self.kafka, &self.shared, Arc::clone(&self.metrics))?),
             false => None,
         };
         let threads = usize::from(self.args.threads);

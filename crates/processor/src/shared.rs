@@ -2,8 +2,9 @@
 
 use caudal_core::money::SumOverflow;
 use caudal_core::row::RowSchema;
-use caudal_core::schema::{self, Schemas};
+use caudal_core::schema::Schemas;
 use caudal_core::topics;
+use caudal_kafka::TopicPartition;
 use caudal_query::plan::{Plan, PlanFingerprint};
 use caudal_sql::catalog::Source;
 use sha2::{Digest, Sha256};
@@ -16,28 +17,10 @@ use std::sync::Arc;
 pub enum Stage {
     /// Stage 1: `transacciones`, by account.
     Account,
+    /// Stage 1 of another stream: its place in [`Shared::sources`].
+    Source(u8),
     /// Stage 2: `caudal_parciales`, by group.
     Group,
-}
-
-impl Stage {
-    /// 1 or 2, as headers and blocks carry it.
-    #[must_use]
-    pub fn number(self) -> i64 {
-        match self {
-            Stage::Account => 1,
-            Stage::Group => 2,
-        }
-    }
-
-    /// The topic it reads.
-    #[must_use]
-    pub fn input(self) -> &'static str {
-        match self {
-            Stage::Account => topics::TRANSACCIONES,
-            Stage::Group => topics::PARCIALES,
-        }
-    }
 }
 
 /// One stage's work for one partition.
@@ -50,23 +33,20 @@ pub struct TaskId {
 }
 
 impl TaskId {
-    /// The partition it reads.
+    /// Whether its state is in the state log; that of the others is beside their position.
     #[must_use]
-    pub fn input(self) -> (Arc<str>, i32) {
-        (self.stage.input().into(), self.partition)
-    }
-
-    /// The task that reads a partition of `transacciones` or `caudal_parciales`.
-    #[must_use]
-    pub fn reading(topic: &str, partition: i32) -> TaskId {
-        let stage = if topic == Stage::Account.input() { Stage::Account } else { Stage::Group };
-        TaskId { stage, partition }
+    pub fn has_log(self) -> bool {
+        !matches!(self.stage, Stage::Source(_))
     }
 }
 
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.stage.number(), self.partition)
+        match self.stage {
+            Stage::Account => write!(f, "1-{}", self.partition),
+            Stage::Group => write!(f, "2-{}", self.partition),
+            Stage::Source(place) => write!(f, "1.{place}-{}", self.partition),
+        }
     }
 }
 
@@ -87,19 +67,29 @@ pub struct Query {
     pub schema_id: u32,
     /// Identity of the definition: state and partials made under another one are not its own.
     pub fingerprint: PlanFingerprint,
+    /// Place of the stream that it reads in [`Shared::sources`]; `None`: `transacciones_validas`.
+    pub source: Option<u8>,
+}
+
+/// A topic that queries read beside `transacciones`.
+#[derive(Debug)]
+pub struct SourceTopic {
+    /// Its name.
+    pub topic: Arc<str>,
+    /// Number of its partitions.
+    pub partitions: i32,
 }
 
 impl Query {
-    fn new(plan: Plan) -> Query {
-        let row_schema = plan.row_schema().clone();
-        let schema_id = schema::id_of(&schema::sorted_json(&row_schema.to_json()));
+    fn new(plan: Plan, source: Option<u8>) -> Query {
         Query {
             topic: plan.name.as_str().into(),
             late_topic: plan.late_topic().into(),
             errors_topic: plan.errors_topic().map(Into::into),
-            row_schema,
-            schema_id,
+            row_schema: plan.row_schema().clone(),
+            schema_id: plan.schema_id(),
             fingerprint: plan.fingerprint(),
+            source,
             plan,
         }
     }
@@ -148,6 +138,10 @@ pub struct Shared {
     pub local: Vec<Query>,
     /// Queries that go through partials.
     pub global: Vec<Query>,
+    /// Queries that give a row for each record.
+    pub streams: Vec<Query>,
+    /// Topics that are read beside `transacciones`.
+    pub sources: Vec<SourceTopic>,
     /// Schema id of `Transaction`.
     pub transaction_schema: u32,
     /// Schema id of `ValidTransaction`.
@@ -183,12 +177,31 @@ impl Shared {
         let mut rules = [0; 16];
         let described = format!("{RULES_VERSION} {horizon}");
         rules.copy_from_slice(&Sha256::digest(described.as_bytes())[..16]);
-        let (local, global) = plans.into_iter().map(Query::new).partition(|q| q.plan.is_local());
+        let mut sources: Vec<SourceTopic> = Vec::new();
+        let of = |plan: Plan| {
+            let topic = plan.stream.as_ref().map(|stream| stream.source.topic.as_str());
+            let source = topic.map(|topic| {
+                let known = sources.iter().position(|source| *source.topic == *topic);
+                let place = known.unwrap_or(sources.len());
+                if known.is_none() {
+                    sources.push(SourceTopic { topic: topic.into(), partitions: 1 });
+                }
+                // There are at most 31 queries.
+                u8::try_from(place).unwrap_or(u8::MAX)
+            });
+            Query::new(plan, source)
+        };
+        let all: Vec<Query> = plans.into_iter().map(of).collect();
+        let (streams, tables): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|query| query.plan.is_stream());
+        let (local, global) = tables.into_iter().partition(|query| query.plan.is_local());
         Shared {
             partitions,
             horizon,
             local,
             global,
+            streams,
+            sources,
             transaction_schema: schemas.transaction.id,
             valid_schema: schemas.valid.id,
             rules,
@@ -203,11 +216,53 @@ impl Shared {
         }
     }
 
-    /// The queries that a stage keeps a place for in its blocks: all of them in stage 1, which
-    /// decides lateness for each; those that go through partials in stage 2.
+    /// The queries that a stage keeps a place for in its blocks: all that have state in stage 1,
+    /// which decides lateness for each; those that go through partials in stage 2.
     pub fn queries(&self, stage: Stage) -> impl Iterator<Item = &Query> {
         let local = if stage == Stage::Account { &self.local[..] } else { &[] };
         local.iter().chain(&self.global)
+    }
+
+    /// All queries.
+    pub fn all(&self) -> impl Iterator<Item = &Query> {
+        self.queries(Stage::Account).chain(&self.streams)
+    }
+
+    /// The topic that a stage reads.
+    #[must_use]
+    pub fn topic_of(&self, stage: Stage) -> &Arc<str> {
+        match stage {
+            Stage::Account => &self.input_topic,
+            Stage::Group => &self.partials_topic,
+            Stage::Source(place) => &self.sources[usize::from(place)].topic,
+        }
+    }
+
+    /// The partition that a task reads.
+    #[must_use]
+    pub fn input_of(&self, id: TaskId) -> TopicPartition {
+        (Arc::clone(self.topic_of(id.stage)), id.partition)
+    }
+
+    /// The task that reads a partition.
+    #[must_use]
+    pub fn reading(&self, topic: &str, partition: i32) -> TaskId {
+        let source = || self.sources.iter().position(|source| *source.topic == *topic);
+        let stage = match topic {
+            _ if *topic == *self.input_topic => Stage::Account,
+            _ if *topic == *self.partials_topic => Stage::Group,
+            _ => source().and_then(|at| u8::try_from(at).ok()).map_or(Stage::Group, Stage::Source),
+        };
+        TaskId { stage, partition }
+    }
+
+    /// The task's name in headers and in the log.
+    #[must_use]
+    pub fn name_of(&self, id: TaskId) -> String {
+        match id.stage {
+            Stage::Source(_) => format!("{}-{}", self.topic_of(id.stage), id.partition),
+            _ => id.to_string(),
+        }
     }
 
     /// The idle time-outs of the queries, ascending, each once, in microseconds.
@@ -220,7 +275,7 @@ impl Shared {
     /// The reference table that queries join.
     #[must_use]
     pub fn table(&self) -> Option<Arc<Source>> {
-        let mut joins = self.queries(Stage::Account).filter_map(|q| q.plan.join.as_ref());
+        let mut joins = self.all().filter_map(|q| q.plan.join.as_ref());
         joins.next().map(|join| Arc::clone(&join.table))
     }
 }

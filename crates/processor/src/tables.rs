@@ -11,10 +11,10 @@ use crate::shared::Shared;
 use anyhow::Result;
 use caudal_core::decode::Record;
 use caudal_kafka::log_reader::Event;
+use caudal_query::stream;
 use caudal_sql::catalog::Source;
 use caudal_sql::row::GenericRow;
 use caudal_sql::value::to_text;
-use caudal_sql::{execution, wire};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -125,17 +125,7 @@ impl Tables {
 /// A record of the table's topic as its statement declares it: its key as text, and the row; none
 /// where it is gone.
 fn row_of(source: &Source, record: &Record) -> Result<(Box<str>, Option<GenericRow>), String> {
-    let key = wire::key(source, record.key.as_deref()).map_err(|e| e.to_string())?;
-    let value = wire::value(source, record.value.as_deref()).map_err(|e| e.to_string())?;
-    let read = execution::Record {
-        topic: source.topic.clone(),
-        key,
-        value,
-        timestamp: record.timestamp,
-        window: None,
-    };
-    let incoming = execution::read(source, &read, record.offset)?;
-    let incoming = incoming.ok_or("a record from before 1970")?;
+    let incoming = stream::read(source, record)?.ok_or("a record from before 1970")?;
     let (Some(key), Some(column)) = (incoming.key.first(), source.key_columns().next()) else {
         return Err("a row without a key".into());
     };

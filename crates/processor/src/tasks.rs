@@ -5,6 +5,7 @@ use crate::block::{Block, Head};
 use crate::group_task::GroupTask;
 use crate::metrics::Metrics;
 use crate::shared::{Shared, Stage, TaskError, TaskId};
+use crate::source_task::SourceTask;
 use crate::sweep::Haste;
 use crate::tables::Tables;
 use caudal_core::avro::AvroError;
@@ -14,20 +15,23 @@ use caudal_kafka::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// A task of either stage.
+/// A task of any stage.
 #[derive(Debug)]
 pub enum Task {
     /// Stage 1.
     Account(Box<AccountTask>),
+    /// Stage 1 of another stream.
+    Source(Box<SourceTask>),
     /// Stage 2.
     Group(Box<GroupTask>),
 }
 
-/// Calls a method that both stages have.
+/// Calls a method that all have.
 macro_rules! each {
     ($task:expr, $bound:ident => $call:expr) => {
         match $task {
             Task::Account($bound) => $call,
+            Task::Source($bound) => $call,
             Task::Group($bound) => $call,
         }
     };
@@ -40,6 +44,9 @@ impl Task {
         let shared = Arc::clone(shared);
         match id.stage {
             Stage::Account => Task::Account(Box::new(AccountTask::new(shared, id.partition))),
+            Stage::Source(place) => {
+                Task::Source(Box::new(SourceTask::new(shared, place, id.partition)))
+            }
             Stage::Group => Task::Group(Box::new(GroupTask::new(shared, id.partition))),
         }
     }
@@ -49,7 +56,12 @@ impl Task {
     /// # Errors
     /// When the block is damaged.
     pub fn apply(&mut self, block: &Block) -> Result<(), AvroError> {
-        each!(self, task => task.apply(block))
+        match self {
+            Task::Account(task) => task.apply(block),
+            Task::Group(task) => task.apply(block),
+            // It has no blocks.
+            Task::Source(_) => Ok(()),
+        }
     }
 
     /// Compares its queries with those of the last block.
@@ -57,7 +69,11 @@ impl Task {
     /// # Errors
     /// What was changed, and what to do.
     pub fn settle(&mut self, last: &Head) -> Result<(), String> {
-        each!(self, task => task.settle(last))
+        match self {
+            Task::Account(task) => task.settle(last),
+            Task::Group(task) => task.settle(last),
+            Task::Source(_) => Ok(()),
+        }
     }
 
     /// The next input offset.
@@ -71,10 +87,15 @@ impl Task {
         each!(self, task => task.set_next_offset(next_offset));
     }
 
-    /// Number of its last block, and that of the first one it still needs.
+    /// Number of its last block (or commit, where there are no blocks), and that of the first one
+    /// it still needs.
     #[must_use]
     pub fn blocks(&self) -> (u64, u64) {
-        each!(self, task => task.blocks())
+        match self {
+            Task::Account(task) => task.blocks(),
+            Task::Group(task) => task.blocks(),
+            Task::Source(task) => (task.sequence(), task.sequence()),
+        }
     }
 
     fn process(
@@ -85,6 +106,7 @@ impl Task {
     ) -> Result<(), TaskError> {
         match self {
             Task::Account(task) => task.process(record, tables, outbox),
+            Task::Source(task) => task.process(record, tables, outbox),
             Task::Group(task) => task.process(record, outbox),
         }
     }
@@ -97,6 +119,7 @@ impl Task {
     ) -> Result<(), TaskError> {
         match self {
             Task::Account(task) => task.finish(tables.offset(), haste, outbox),
+            Task::Source(task) => task.finish(tables.offset(), outbox),
             Task::Group(task) => task.finish(haste, outbox),
         }
     }
@@ -106,6 +129,7 @@ impl Task {
     pub fn refuse(&mut self, offset: i64, why: &str) -> bool {
         match self {
             Task::Account(task) => task.refuse_at(offset, why),
+            Task::Source(task) => task.refuse_at(offset, why),
             Task::Group(_) => false,
         }
     }
@@ -122,7 +146,11 @@ impl Task {
 
     /// Keys and bytes of state, by query.
     pub fn state(&self) -> Vec<(&str, usize, usize)> {
-        each!(self, task => task.state())
+        match self {
+            Task::Account(task) => task.state(),
+            Task::Group(task) => task.state(),
+            Task::Source(_) => Vec::new(),
+        }
     }
 }
 
@@ -186,7 +214,7 @@ impl Tasks {
         let mut touched = BTreeSet::new();
         let (mut bytes, mut counted) = (0, 0);
         while let Some(((topic, partition), record)) = records.pop_front() {
-            let id = TaskId::reading(&topic, partition);
+            let id = shared.reading(&topic, partition);
             // A partition whose task is not here delivers nothing: it is paused.
             let Some(task) = self.running.get_mut(&id) else { continue };
             let before = task.next_offset();
@@ -208,10 +236,12 @@ impl Tasks {
     pub fn declare_idle(&mut self, idle: &[(TaskId, i64)]) -> BTreeSet<TaskId> {
         let mut touched = BTreeSet::new();
         for (id, idle) in idle {
-            if let Some(Task::Account(task)) = self.running.get_mut(id) {
-                task.declare_idle(*idle);
-                touched.insert(*id);
+            match self.running.get_mut(id) {
+                Some(Task::Account(task)) => task.declare_idle(*idle),
+                Some(Task::Source(task)) => task.declare_idle(*idle),
+                Some(Task::Group(_)) | None => continue,
             }
+            touched.insert(*id);
         }
         touched
     }
@@ -223,30 +253,35 @@ impl Tasks {
     /// [`TaskError`].
     pub fn finish(
         &mut self,
-        touched: &BTreeSet<TaskId>,
-        haste: &BTreeMap<TaskId, Haste>,
+        (touched, haste): (&BTreeSet<TaskId>, &BTreeMap<TaskId, Haste>),
+        shared: &Shared,
         tables: &Tables,
         outbox: &mut Outbox,
     ) -> Result<(), TaskError> {
         for id in touched {
             let Some(task) = self.running.get_mut(id) else { continue };
             task.finish(haste.get(id).copied(), tables, outbox)?;
-            let (topic, partition) = id.input();
-            outbox.positions.push(Position {
-                topic,
-                partition,
-                next_offset: task.next_offset(),
-                metadata: String::new(),
-            });
+            let (topic, partition) = shared.input_of(*id);
+            let metadata = match task {
+                Task::Source(task) => task.metadata(),
+                // The engine knows it.
+                Task::Account(_) | Task::Group(_) => String::new(),
+            };
+            let next_offset = task.next_offset();
+            outbox.positions.push(Position { topic, partition, next_offset, metadata });
         }
         Ok(())
     }
 
     /// Moves the metrics by what these tasks counted in a batch: after its commit.
-    pub fn count(&mut self, touched: &BTreeSet<TaskId>, metrics: &Metrics) {
+    pub fn count(&mut self, touched: &BTreeSet<TaskId>, shared: &Shared, metrics: &Metrics) {
         for id in touched {
             match self.running.get_mut(id) {
                 Some(Task::Account(task)) => metrics.account(&std::mem::take(&mut task.counts)),
+                Some(Task::Source(task)) => {
+                    let topic = shared.topic_of(id.stage);
+                    metrics.source(topic, &std::mem::take(&mut task.counts));
+                }
                 Some(Task::Group(task)) => metrics.group(&std::mem::take(&mut task.counts)),
                 None => {}
             }
@@ -273,7 +308,7 @@ mod tests {
                 let mut outbox = Outbox::default();
                 let touched = BTreeSet::from([id]);
                 let tables = Tables::new(&shared);
-                tasks.finish(&touched, &haste, &tables, &mut outbox).unwrap();
+                tasks.finish((&touched, &haste), &shared, &tables, &mut outbox).unwrap();
                 assert_eq!(outbox.positions.len(), 1);
                 blocks.push(outbox.records);
                 tasks.get_mut(id).unwrap().rollback();

@@ -15,12 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long to wait for a topic that is missing.
 const TOPICS_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Every topic must be there, with as many partitions as its keys need. A topic that was made a
+/// Every topic must be there, with as many partitions as its keys need, which are put down. A topic that was made a
 /// moment ago may not have reached every broker: it is waited for.
 ///
 /// # Errors
 /// The topic that is missing, or has another partition count.
-pub fn check_topics(kafka: &Kafka, shared: &Shared) -> Result<i32> {
+pub fn check_topics(kafka: &Kafka, shared: &mut Shared) -> Result<()> {
     let until = Instant::now() + TOPICS_PATIENCE;
     let mut found = wait_for_topics(kafka)?;
     create_missing(kafka, shared, &found)?;
@@ -31,9 +31,27 @@ pub fn check_topics(kafka: &Kafka, shared: &Shared) -> Result<i32> {
                 std::thread::sleep(Duration::from_millis(500));
                 found = wait_for_topics(kafka)?;
             }
-            other => return other,
+            other => {
+                shared.partitions = other?;
+                return take_partitions(&found, shared);
+            }
         }
     }
+}
+
+/// The partition counts of the other streams, which may be any.
+fn take_partitions(found: &BTreeMap<String, admin::Topic>, shared: &mut Shared) -> Result<()> {
+    for source in &mut shared.sources {
+        let Some(topic) = found.get(&*source.topic) else {
+            let what = format!(
+                "topic {} does not exist; a query reads it. Create it, or drop the query",
+                source.topic
+            );
+            return Err(Usage(what).into());
+        };
+        source.partitions = topic.partitions;
+    }
+    Ok(())
 }
 
 /// Rows are compacted by their key; late partials and errors are kept for a month.
@@ -47,8 +65,10 @@ fn create_missing(
     let late = shared.global.iter().map(|query| (&query.late_topic, "delete"));
     let queries = || shared.queries(Stage::Account);
     let rows = queries().map(|query| (&query.topic, "compact,delete"));
-    let errors = queries().filter_map(|q| q.errors_topic.as_ref()).map(|topic| (topic, "delete"));
-    for (topic, policy) in rows.chain(late).chain(errors) {
+    let streams = shared.streams.iter().map(|query| (&query.topic, "delete"));
+    let errors = shared.all().filter_map(|q| q.errors_topic.as_ref());
+    let errors = errors.map(|topic| (topic, "delete"));
+    for (topic, policy) in rows.chain(streams).chain(late).chain(errors) {
         if found.contains_key(&**topic) {
             continue;
         }
@@ -73,9 +93,9 @@ fn create_missing(
 #[must_use]
 pub fn partitioned(shared: &Shared) -> Vec<&Arc<str>> {
     let own = [&shared.state_topic, &shared.partials_topic, &shared.dead_letter_topic];
-    let rows = shared.queries(Stage::Account).map(|query| &query.topic);
+    let rows = shared.all().map(|query| &query.topic);
     let late = shared.global.iter().map(|query| &query.late_topic);
-    let errors = shared.queries(Stage::Account).filter_map(|query| query.errors_topic.as_ref());
+    let errors = shared.all().filter_map(|query| query.errors_topic.as_ref());
     let all = own.into_iter().chain(rows).chain(late).chain(errors);
     all.chain([&shared.valid_topic, &shared.input_topic]).collect()
 }

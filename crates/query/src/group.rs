@@ -5,8 +5,9 @@ use crate::input::Input;
 use crate::plan::Plan;
 use crate::values::Values;
 use caudal_core::row::Value as Cell;
-use caudal_sql::codec::encode;
+use caudal_sql::codec::{decode, encode};
 use caudal_sql::expr::EvalError;
+use caudal_sql::json::Json;
 use caudal_sql::types::SqlType;
 use caudal_sql::value::Value;
 use std::sync::Arc;
@@ -21,8 +22,30 @@ pub struct Row {
     pub group: GroupKey,
     /// Start of the window in microseconds.
     pub start: i64,
+    /// Its end in microseconds.
+    pub end: i64,
     /// What its records add up to.
     pub values: Values,
+}
+
+/// What a commit says of a group and window.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Its row is this one now.
+    Row(Row),
+    /// It has no row any more: HAVING no longer holds, or its session begins earlier. A tombstone.
+    Gone(GroupKey, i64),
+}
+
+impl Change {
+    /// The group, and the start of its window in microseconds.
+    #[must_use]
+    pub fn key(&self) -> (&GroupKey, i64) {
+        match self {
+            Change::Row(row) => (&row.group, row.start),
+            Change::Gone(group, start) => (group, *start),
+        }
+    }
 }
 
 /// Writes the key of the group that a record belongs to into a buffer, whose contents it replaces.
@@ -81,6 +104,24 @@ pub(crate) fn cell(value: Value<'_>, kind: &SqlType) -> Cell {
     }
 }
 
+/// A cell of an output row as a value again.
+pub(crate) fn value(cell: Cell, kind: &SqlType) -> Result<Value<'static>, String> {
+    Ok(match cell {
+        Cell::Null => Value::Null,
+        Cell::Boolean(value) => Value::Boolean(value),
+        Cell::Long(n) => Value::Long(n),
+        Cell::Double(value) => Value::Double(value),
+        Cell::Decimal(units) => Value::Decimal(units),
+        Cell::Text(text) => Value::text(text),
+        Cell::Timestamp(micros) => Value::Timestamp(micros),
+        Cell::Date(days) => Value::Date(days.into()),
+        Cell::Json(text) => {
+            let json = Json::parse(&text).map_err(|e| format!("no JSON: {e}"))?;
+            decode(&json, kind).map_err(|e| e.to_string())?
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,7 +146,8 @@ mod tests {
     fn a_row_has_the_plans_columns() {
         let plan = shipped().remove(0);
         let values = Values::Amount(Accumulator::of(5));
-        let row = plan.row("[\"m\",\"EUR\"]", 0, &values, &mut Vec::new());
+        let row = Row { group: "[\"m\",\"EUR\"]".into(), start: 0, end: 60_000_000, values };
+        let row = plan.row(&row, &mut Vec::new());
         assert_eq!(row.len(), plan.row_schema().columns.len());
         assert_eq!(row[..2], [Cell::Text("m".into()), Cell::Text("EUR".into())]);
     }

@@ -1,9 +1,11 @@
 //! Stage 2: merges partials per group, until the watermark closes their windows.
 
-use crate::group::Row;
-use crate::partials::Partial;
+use crate::group::{Change, GroupKey, Row};
+use crate::partials::{Partial, RawPartial};
 use crate::plan::Plan;
+use crate::sessions::{GroupSessions, Session, Sessions};
 use crate::table::{Cursor, Table};
+use caudal_core::avro::{AvroError, Writer};
 use caudal_core::money::SumOverflow;
 
 /// What the open windows of one plan are made of: panes, as stage 1 sends them.
@@ -12,9 +14,51 @@ use caudal_core::money::SumOverflow;
 /// [`MergeState::commit`] makes it final and drops what is closed.
 #[derive(Debug, Clone)]
 pub struct MergeState {
+    /// Of a query with windows of fixed size, or without windows.
     table: Table,
+    /// Of a query with sessions.
+    sessions: Sessions,
     /// The watermark of the last commit.
     committed: i64,
+}
+
+/// An entry of the state, as blocks hold it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    /// A pane of a group.
+    Pane(Partial),
+    /// The sessions of a group.
+    Sessions(GroupSessions),
+}
+
+impl Entry {
+    /// Reads one of a query.
+    ///
+    /// # Errors
+    /// When the values are not that query's.
+    pub fn read(plan: &Plan, raw: RawPartial<'_>) -> Result<Entry, AvroError> {
+        if plan.window.session {
+            return Ok(Entry::Sessions(GroupSessions::read(plan, raw)?));
+        }
+        Ok(Entry::Pane(raw.of(plan)?))
+    }
+
+    /// Writes it into a state block.
+    pub fn write(&self, out: &mut Writer) {
+        match self {
+            Entry::Pane(pane) => pane.write(out),
+            Entry::Sessions(group) => group.write(out),
+        }
+    }
+
+    /// Its group.
+    #[must_use]
+    pub fn group(&self) -> &GroupKey {
+        match self {
+            Entry::Pane(pane) => &pane.group,
+            Entry::Sessions(group) => &group.group,
+        }
+    }
 }
 
 /// What became of a partial.
@@ -34,7 +78,7 @@ pub enum Merged {
 
 impl Default for MergeState {
     fn default() -> Self {
-        MergeState { table: Table::default(), committed: i64::MIN }
+        MergeState { table: Table::default(), sessions: Sessions::default(), committed: i64::MIN }
     }
 }
 
@@ -50,6 +94,9 @@ impl MergeState {
         watermark: i64,
     ) -> Result<Merged, SumOverflow> {
         let window = &plan.window;
+        if window.session {
+            return self.merge_session(plan, partial, watermark);
+        }
         // A window whose row is final stays closed, whatever becomes of the watermark.
         let open = window.first_open(watermark.max(self.committed));
         if open > partial.pane {
@@ -62,18 +109,39 @@ impl MergeState {
         Ok(if open > first { Merged::PartlyLate { until: open } } else { Merged::Merged })
     }
 
-    /// Puts an entry back (when a state block is read); the last one of its group, pane and
-    /// first window counts.
-    pub fn restore(&mut self, entry: Partial) {
-        self.table.restore(entry);
+    fn merge_session(
+        &mut self,
+        plan: &Plan,
+        partial: &Partial,
+        watermark: i64,
+    ) -> Result<Merged, SumOverflow> {
+        if partial.pane < plan.window.first_taken(watermark.max(self.committed)) {
+            return Ok(Merged::TooLate);
+        }
+        let values = partial.values.clone();
+        let session = Session { start: partial.from, end: partial.pane, values };
+        self.sessions.absorb(plan, &partial.group, session)?;
+        Ok(Merged::Merged)
+    }
+
+    /// Puts an entry back (when a state block is read); the last one of its group, pane and first
+    /// window counts, or of its group where there are sessions.
+    pub fn restore(&mut self, entry: Entry) {
+        match entry {
+            Entry::Pane(pane) => self.table.restore(pane),
+            Entry::Sessions(group) => self.sessions.restore(group),
+        }
     }
 
     /// `EMIT CHANGES`: the rows of the windows that changed in this batch and were open then, as
-    /// they are now, by start and group.
+    /// they are now, and the windows that have no row any more, by start and group.
     ///
     /// # Errors
     /// [`SumOverflow`].
-    pub fn changed_rows(&self, plan: &Plan) -> Result<Vec<Row>, SumOverflow> {
+    pub fn changes(&self, plan: &Plan) -> Result<Vec<Change>, SumOverflow> {
+        if plan.window.session {
+            return Ok(self.sessions.changes(plan));
+        }
         let mut windows: Vec<(i64, u32)> = Vec::new();
         for number in self.table.touched() {
             let cell = self.table.cell(number);
@@ -83,16 +151,26 @@ impl MergeState {
         }
         windows.sort_unstable();
         windows.dedup();
-        let mut rows = Vec::with_capacity(windows.len());
+        let before = if plan.has_having() { self.table.before() } else { Default::default() };
+        let mut changes = Vec::with_capacity(windows.len());
         for (start, group) in windows {
-            let total = self.table.total(plan, group, start)?;
-            let name = self.table.group(group);
-            if let Some(values) = total.filter(|values| plan.having_holds(name, start, values)) {
-                rows.push(Row { group: name.clone(), start, values });
+            let (name, window) = (self.table.group(group), (start, plan.window.end(start)));
+            let Some(values) = self.table.total(plan, group, start)? else { continue };
+            if plan.having_holds(name, window, &values) {
+                let row = Row { group: name.clone(), start, end: window.1, values };
+                changes.push(Change::Row(row));
+                continue;
+            }
+            let before = self.table.total_before(plan, group, start, &before)?;
+            if before.is_some_and(|before| plan.having_holds(name, window, &before)) {
+                changes.push(Change::Gone(name.clone(), start));
             }
         }
-        rows.sort_unstable_by(|a, b| (a.start, &a.group).cmp(&(b.start, &b.group)));
-        Ok(rows)
+        changes.sort_unstable_by(|a, b| {
+            let ((a, start), (b, begin)) = (a.key(), b.key());
+            (start, a).cmp(&(begin, b))
+        });
+        Ok(changes)
     }
 
     /// `EMIT FINAL`: the rows of the windows that the watermark has closed since the last commit,
@@ -101,36 +179,49 @@ impl MergeState {
     /// # Errors
     /// [`SumOverflow`].
     pub fn final_rows(&self, plan: &Plan, watermark: i64) -> Result<Vec<Row>, SumOverflow> {
+        if plan.window.session {
+            return Ok(self.sessions.over_rows(plan, watermark));
+        }
         self.table.closed_rows(plan, self.committed, watermark)
     }
 
     /// The entries that this batch changed, as they are now, in the order of their first change.
-    pub fn changed(&self) -> impl Iterator<Item = Partial> {
-        self.table.touched().map(|cell| self.table.entry(cell))
+    pub fn changed(&self) -> impl Iterator<Item = Entry> {
+        let panes = self.table.touched().map(|cell| Entry::Pane(self.table.entry(cell)));
+        panes.chain(self.sessions.changed().map(Entry::Sessions))
     }
 
     /// Makes the batch final, and drops the panes that the watermark closes.
     pub fn commit(&mut self, plan: &Plan, watermark: i64) {
         self.committed = self.committed.max(watermark);
-        self.table.commit(&plan.window, self.committed);
+        if plan.window.session {
+            self.sessions.commit(plan, self.committed);
+        } else {
+            self.table.commit(&plan.window, self.committed);
+        }
     }
 
     /// Everything is as it was before the batch.
     pub fn rollback(&mut self) {
         self.table.rollback();
+        self.sessions.rollback();
     }
 
     /// The entry after `cursor`, or the first one. A sweep meets every entry that is there from
     /// its beginning to its end.
     #[must_use]
-    pub fn next_after(&self, cursor: Option<Cursor>) -> Option<(Cursor, Partial)> {
-        self.table.next_after(cursor)
+    pub fn next_after(&self, cursor: Option<Cursor>) -> Option<(Cursor, Entry)> {
+        // One of the two is empty.
+        let pane = self.table.next_after(cursor).map(|(at, pane)| (at, Entry::Pane(pane)));
+        let sessions = || self.sessions.next_after(cursor);
+        pane.or_else(|| sessions().map(|(at, group)| (at, Entry::Sessions(group))))
     }
 
-    /// Number of entries: groups × panes (more where some records missed some windows).
+    /// Number of entries: groups × panes (more where some records missed some windows), or
+    /// sessions.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.table.len() + self.sessions.len()
     }
 
     /// Whether no window is open.
@@ -142,7 +233,7 @@ impl MergeState {
     /// Bytes on the heap, about.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.table.bytes()
+        self.table.bytes() + self.sessions.bytes()
     }
 }
 

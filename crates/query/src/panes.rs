@@ -1,7 +1,7 @@
 //! Stage 1 aggregation of groups that contain the account. Hopping windows are kept as panes of
 //! one advance: a record changes one pane, not every window that holds it.
 
-use crate::group::{Row, write_key};
+use crate::group::{Change, Row, write_key};
 use crate::input::Input;
 use crate::partials::Partial;
 use crate::plan::{Emit, Plan};
@@ -9,7 +9,7 @@ use crate::table::{Cursor, Table, merge_into};
 use crate::values::Values;
 use caudal_core::money::SumOverflow;
 use caudal_sql::expr::EvalError;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Panes of one plan.
 ///
@@ -24,12 +24,25 @@ pub struct PaneState {
     closed: i64,
     /// `EMIT FINAL`: the rows of the windows that were closed in this batch.
     final_rows: Vec<Row>,
-    /// The last row of each group and window for which HAVING held in this batch, unless it is
-    /// the first, which was emitted at once.
-    last_rows: FxHashMap<(u32, i64), Option<Values>>,
+    /// What HAVING said last in this batch of each group and window of which it said anything new.
+    said: FxHashMap<(u32, i64), Said>,
+    /// Groups and windows that have a row as of the last commit; only of a query with HAVING, and
+    /// `None` after a restore, until it is asked for.
+    given: Option<FxHashSet<(u32, i64)>>,
     key: String,
     /// What the panes add up to from each one before the record's to the record's, that last.
     earlier: Vec<(i64, Values)>,
+}
+
+/// What HAVING said last of a group and window.
+#[derive(Debug, Clone)]
+enum Said {
+    /// It holds, and the row was emitted at once.
+    First,
+    /// It holds, and this is the row.
+    Row(Values),
+    /// It held and does not hold any more.
+    Gone,
 }
 
 /// What a record did.
@@ -50,7 +63,8 @@ impl Default for PaneState {
             committed: i64::MIN,
             closed: i64::MIN,
             final_rows: Vec::new(),
-            last_rows: FxHashMap::default(),
+            said: FxHashMap::default(),
+            given: None,
             key: String::new(),
             earlier: Vec::new(),
         }
@@ -62,8 +76,8 @@ impl PaneState {
     ///
     /// `EMIT CHANGES` evaluates HAVING for every open window that holds the record. The first
     /// true row of a group and window in a batch is returned at once, the last one by
-    /// [`PaneState::take_last_rows`]: whether something is seen, and the last value of each key,
-    /// do not depend on when commits fall. `EMIT FINAL` first sets aside the rows of the windows
+    /// [`PaneState::take_changes`]: whether something is seen, and the last value of each key, do
+    /// not depend on when commits fall. A row for which HAVING holds no longer is gone. `EMIT FINAL` first sets aside the rows of the windows
     /// that `stream_time` closes: what comes after a window's end and grace is not in its row,
     /// wherever the commits fall.
     ///
@@ -95,6 +109,9 @@ impl PaneState {
             return Ok(added);
         }
         let one = Values::of(plan, row, &mut added.errors)?;
+        if plan.emit == Emit::Changes && plan.has_having() && self.given.is_none() {
+            self.given = Some(self.standing(plan)?);
+        }
         let group = self.table.intern(&self.key);
         let at = self.table.add(plan, group, (pane, first), one)?;
         if plan.emit == Emit::Changes {
@@ -115,7 +132,7 @@ impl PaneState {
         open: i64,
         first_rows: &mut Vec<Row>,
     ) -> Result<(), SumOverflow> {
-        let PaneState { table, earlier, last_rows, .. } = self;
+        let PaneState { table, earlier, said, given, .. } = self;
         let cells = table.cells_of(group);
         earlier.clear();
         let mut sum = None;
@@ -139,16 +156,20 @@ impl PaneState {
             if let Some(later) = &sum_later {
                 values.merge(plan, later)?;
             }
-            if plan.having_holds(table.group(group), start, &values) {
-                match last_rows.entry((group, start)) {
+            let (window, key) = ((start, plan.window.end(start)), (group, start));
+            if plan.having_holds(table.group(group), window, &values) {
+                match said.entry(key) {
                     std::collections::hash_map::Entry::Vacant(slot) => {
-                        slot.insert(None);
-                        first_rows.push(Row { group: table.group(group).clone(), start, values });
+                        slot.insert(Said::First);
+                        let group = table.group(group).clone();
+                        first_rows.push(Row { group, start, end: window.1, values });
                     }
                     std::collections::hash_map::Entry::Occupied(mut slot) => {
-                        slot.insert(Some(values));
+                        slot.insert(Said::Row(values));
                     }
                 }
+            } else if said.contains_key(&key) || given.as_ref().is_some_and(|g| g.contains(&key)) {
+                said.insert(key, Said::Gone);
             }
             if start >= oldest {
                 earlier.pop();
@@ -166,18 +187,44 @@ impl PaneState {
         Ok(())
     }
 
-    /// `EMIT CHANGES`: takes the last true rows of this batch, by group and start, and forgets
-    /// the first ones.
-    pub fn take_last_rows(&mut self) -> Vec<Row> {
-        let mut rows: Vec<Row> = self
-            .last_rows
-            .drain()
-            .filter_map(|((group, start), values)| {
-                Some(Row { group: self.table.group(group).clone(), start, values: values? })
-            })
-            .collect();
-        rows.sort_unstable_by(|a, b| (&a.group, a.start).cmp(&(&b.group, b.start)));
-        rows
+    /// The groups and windows for which HAVING holds: what has a row after a restore.
+    fn standing(&self, plan: &Plan) -> Result<FxHashSet<(u32, i64)>, SumOverflow> {
+        let mut standing = FxHashSet::default();
+        let mut cursor = None;
+        while let Some((Cursor(number), _)) = self.table.next_after(cursor) {
+            cursor = Some(Cursor(number));
+            let cell = self.table.cell(number);
+            for start in plan.window.starts(cell.pane) {
+                let Some(values) = self.table.total(plan, cell.group, start)? else { continue };
+                let window = (start, plan.window.end(start));
+                if plan.having_holds(self.table.group(cell.group), window, &values) {
+                    standing.insert((cell.group, start));
+                }
+            }
+        }
+        Ok(standing)
+    }
+
+    /// `EMIT CHANGES`: what this batch changed beside the rows that were emitted at once, by group
+    /// and start. The windows are those of the batch until its commit.
+    pub fn take_changes(&mut self, plan: &Plan) -> Vec<Change> {
+        let mut changes: Vec<Change> = Vec::new();
+        for ((group, start), said) in &mut self.said {
+            let group = self.table.group(*group).clone();
+            match std::mem::replace(said, Said::First) {
+                Said::First => {}
+                Said::Row(values) => {
+                    let end = plan.window.end(*start);
+                    changes.push(Change::Row(Row { group, start: *start, end, values }));
+                }
+                Said::Gone => {
+                    changes.push(Change::Gone(group, *start));
+                    *said = Said::Gone;
+                }
+            }
+        }
+        changes.sort_unstable_by(|a, b| a.key().cmp(&b.key()));
+        changes
     }
 
     /// `EMIT FINAL`: takes the rows of the windows that `stream_time` has closed since the last
@@ -201,13 +248,28 @@ impl PaneState {
 
     /// Puts a pane back (when a state block is read); the last one of its group and pane counts.
     pub fn restore(&mut self, entry: Partial) {
+        self.given = None;
         self.table.restore(entry);
     }
 
     /// Makes the batch final, and drops the panes whose last window is closed at `stream_time`.
     pub fn commit(&mut self, plan: &Plan, stream_time: i64) {
+        let before = plan.window.first_open(self.committed);
         self.committed = self.committed.max(stream_time);
         self.closed = self.committed;
+        if let Some(given) = self.given.as_mut().filter(|_| plan.has_having()) {
+            for (key, said) in &self.said {
+                match said {
+                    Said::Gone => given.remove(key),
+                    Said::First | Said::Row(_) => given.insert(*key),
+                };
+            }
+            // Before the numbers of groups are given again.
+            let open = plan.window.first_open(self.committed);
+            if open > before {
+                given.retain(|(_, start)| *start >= open);
+            }
+        }
         self.forget_rows();
         self.table.commit(&plan.window, self.committed);
     }
@@ -221,7 +283,7 @@ impl PaneState {
 
     fn forget_rows(&mut self) {
         self.final_rows.clear();
-        self.last_rows.clear();
+        self.said.clear();
     }
 
     /// The entry after `cursor`, or the first one. A sweep meets every entry that is there from

@@ -4,6 +4,7 @@
 use crate::group::{GroupKey, Row, write_key};
 use crate::input::Input;
 use crate::plan::Plan;
+use crate::sessions::{Session, Sessions};
 use crate::table::Table;
 use crate::values::Values;
 use crate::window::Window;
@@ -12,7 +13,8 @@ use caudal_core::money::SumOverflow;
 use caudal_sql::expr::EvalError;
 
 /// A group's pre-aggregated records of one pane. They are in the windows that start at `from` or
-/// later and hold the pane; of earlier ones they came too late.
+/// later and hold the pane; of earlier ones they came too late. Of a query with sessions: those of a
+/// session from `from` to `pane`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Partial {
     /// The group.
@@ -35,11 +37,18 @@ impl Partial {
         out.sized(|out| self.values.write(out));
     }
 
-    /// It as a row of each of its windows that starts before `until`.
-    pub fn rows(&self, window: &Window, until: i64) -> impl Iterator<Item = Row> {
+    /// It as a row of each of its windows that starts before `until`, or of its session.
+    pub fn rows(&self, window: &Window, until: i64) -> Vec<Row> {
+        if window.session {
+            return vec![self.row((self.from, self.pane))];
+        }
         let first = self.from.max(window.first_start(self.pane));
         let starts = window.starts(self.pane).filter(move |s| *s >= first && *s < until);
-        starts.map(|start| Row { group: self.group.clone(), start, values: self.values.clone() })
+        starts.map(|start| self.row((start, window.end(start)))).collect()
+    }
+
+    fn row(&self, (start, end): (i64, i64)) -> Row {
+        Row { group: self.group.clone(), start, end, values: self.values.clone() }
     }
 }
 
@@ -83,6 +92,11 @@ impl<'a> RawPartial<'a> {
         starts.map(|start| (&*self.group, start))
     }
 
+    /// The bytes of its values.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.values
+    }
+
     /// As a partial of a query.
     ///
     /// # Errors
@@ -108,11 +122,12 @@ pub struct Taken {
 #[derive(Debug, Clone, Default)]
 pub struct Partials {
     table: Table,
+    sessions: Sessions,
     key: String,
 }
 
 impl Partials {
-    /// Adds a record to the windows that are open at `stream_time`.
+    /// Adds a record to the windows that are open at `stream_time`, or to its session.
     ///
     /// # Errors
     /// [`SumOverflow`].
@@ -122,14 +137,17 @@ impl Partials {
         row: &Input<'_>,
         stream_time: i64,
     ) -> Result<Taken, SumOverflow> {
-        let pane = plan.window.pane(row.event_time());
-        let first = plan.window.first_start(pane);
-        let from = first.max(plan.window.first_open(stream_time));
         match write_key(plan, row, &mut self.key) {
             Ok(true) => {}
             Ok(false) => return Ok(Taken::default()),
             Err(error) => return Ok(Taken { late: false, errors: vec![error] }),
         }
+        if plan.window.session {
+            return self.add_to_session(plan, row, stream_time);
+        }
+        let pane = plan.window.pane(row.event_time());
+        let first = plan.window.first_start(pane);
+        let from = first.max(plan.window.first_open(stream_time));
         let mut taken = Taken { late: from > first, errors: Vec::new() };
         if from > pane {
             return Ok(taken);
@@ -140,8 +158,27 @@ impl Partials {
         Ok(taken)
     }
 
+    fn add_to_session(
+        &mut self,
+        plan: &Plan,
+        row: &Input<'_>,
+        stream_time: i64,
+    ) -> Result<Taken, SumOverflow> {
+        let time = row.event_time();
+        let mut taken =
+            Taken { late: plan.window.is_missed(time, stream_time), errors: Vec::new() };
+        if !taken.late {
+            let values = Values::of(plan, row, &mut taken.errors)?;
+            self.sessions.absorb(plan, &self.key, Session { start: time, end: time, values })?;
+        }
+        Ok(taken)
+    }
+
     /// Takes the partials of this commit, in a stable order: the same batch gives the same bytes.
     pub fn take(&mut self) -> Vec<Partial> {
+        if self.sessions.len() > 0 {
+            return self.sessions.take();
+        }
         let table = &self.table;
         let mut all: Vec<Partial> = table.touched().map(|cell| table.entry(cell)).collect();
         all.sort_unstable_by(|a, b| (&a.group, a.pane, a.from).cmp(&(&b.group, b.pane, b.from)));
@@ -152,5 +189,6 @@ impl Partials {
     /// Forgets a batch that was not committed.
     pub fn rollback(&mut self) {
         self.table.clear();
+        self.sessions = Sessions::default();
     }
 }

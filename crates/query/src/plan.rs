@@ -1,22 +1,28 @@
 //! What a query computes: compiled from its SQL, as far as the engine runs it.
 
+use crate::group::{Row, cell};
 use crate::input::Input;
+use crate::stream::Stream;
 use crate::supported::{check, check_all};
 use crate::values::{GroupRow, Values};
 use crate::window::Window;
 use caudal_core::row::{RowSchema, Value as Cell};
+use caudal_core::schema::{id_of, sorted_json};
 use caudal_sql::aggregate::{AggregateCall, Function};
 use caudal_sql::ast::WindowKind;
-use caudal_sql::catalog::{Aggregation, Catalog, Query, Source};
+use caudal_sql::catalog::{Aggregation, Catalog, Query, Source, TRANSACTIONS};
 use caudal_sql::expr::{EvalError, Expr};
 use caudal_sql::fault::{Fault, render_all};
+use caudal_sql::json::Json;
 use caudal_sql::parser::Naming;
-use caudal_sql::row::transaction_columns;
+use caudal_sql::row::{RowView, transaction_columns};
 use caudal_sql::text::Span;
 use caudal_sql::types::SqlType;
 use caudal_sql::value::{Value, to_text};
+use caudal_sql::wire;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use caudal_sql::ast::Emit;
@@ -49,7 +55,16 @@ pub enum Amount {
 /// Identity of a query's definition.
 pub type PlanFingerprint = [u8; 8];
 
-/// An aggregate query over `transacciones_validas`.
+/// What a record gives in a `CREATE STREAM … AS SELECT`.
+#[derive(Debug)]
+pub struct StreamRow {
+    /// The key of the output record.
+    pub key: Option<Vec<u8>>,
+    /// Its columns.
+    pub cells: Vec<Cell>,
+}
+
+/// A query over `transacciones_validas` or another stream: an aggregate, or one row a record.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Name of the query and of its output topic.
@@ -63,6 +78,8 @@ pub struct Plan {
     pub idle_timeout: Option<i64>,
     /// The table that its records are joined with.
     pub join: Option<Join>,
+    /// The stream that it reads; `None`: `transacciones_validas`.
+    pub stream: Option<Stream>,
     query: Arc<Query>,
     schema: Arc<RowSchema>,
     is_local: bool,
@@ -79,9 +96,12 @@ impl Plan {
     pub fn compile(text: &str) -> Result<Vec<Plan>, Vec<Fault>> {
         let catalog = Catalog::compile(text, Naming::Lower)?;
         let Catalog { sources, queries } = catalog;
-        let (mut plans, mut faults) = (Vec::new(), Vec::new());
+        let (mut plans, mut faults): (Vec<Plan>, Vec<Fault>) = (Vec::new(), Vec::new());
+        let made = queries.iter().map(|query| query.name.clone()).collect();
         for query in queries {
-            match Plan::of(query, &sources) {
+            let maker = plans.iter().find(|plan| plan.name == query.from);
+            let rows = maker.map(|plan| (Arc::clone(&plan.schema), plan.schema_id()));
+            match Plan::of(query, (&sources, &made), rows) {
                 Ok(plan) => plans.push(plan),
                 Err(fault) => faults.push(*fault),
             }
@@ -102,41 +122,52 @@ impl Plan {
 
     fn of(
         query: Query,
-        sources: &std::collections::BTreeMap<String, Source>,
+        (sources, made): (&BTreeMap<String, Source>, &BTreeSet<String>),
+        rows: Option<(Arc<RowSchema>, u32)>,
     ) -> Result<Plan, Box<Fault>> {
         let cannot = |what: &str, help: &str| {
             let message = format!("query {}: {what}", query.name);
             Box::new(Fault::new(query.span, message).help(help))
         };
-        let aggregation = check(&query, sources)?;
-        let window = window_of(aggregation);
-        let table = |name: &str| sources.get(name).cloned().map(Arc::new);
+        check(&query, sources, made)?;
+        let aggregation = query.aggregation.as_ref();
+        let source = |name: &str| sources.get(name).cloned().map(Arc::new);
         let join = query
             .join
             .as_ref()
-            .and_then(|join| Some(Join { table: table(&join.table)?, left: join.left }));
+            .and_then(|join| Some(Join { table: source(&join.table)?, left: join.left }));
+        let stream = match query.from == TRANSACTIONS {
+            true => None,
+            false => source(&query.from).map(|source| Stream { source, rows }),
+        };
         let mut schema =
             query.row_schema().map_err(|e| cannot(&e.to_string(), "CAST it, or leave it out"))?;
-        for column in &query.columns {
-            if is_never_null(&column.value, aggregation)
-                && let Some(found) = schema.columns.iter_mut().find(|c| c.name == column.name)
-            {
-                found.nullable = false;
-            }
+        let of_transactions = stream.is_none();
+        for column in &mut schema.columns {
+            let output = query.columns.iter().find(|output| output.name == column.name);
+            let Some(output) = output else { continue };
+            column.nullable = match aggregation {
+                None => true,
+                Some(_) if output.key => false,
+                Some(a) => !is_never_null(&output.value, a, of_transactions),
+            };
         }
-        let is_local = aggregation.group_by.iter().any(is_account);
-        let fingerprint = fingerprint(&query.definition);
+        let window = aggregation.map_or(Window::unbounded(), window_of);
+        let groups = aggregation.map_or(&[][..], |a| &a.group_by);
         Ok(Plan {
             name: query.name.clone(),
-            window,
-            emit: aggregation.emit,
+            emit: aggregation.map_or(Emit::Changes, |a| a.emit),
             idle_timeout: query.idle_timeout,
-            adds_amounts: adds_amounts(aggregation),
-            amounts: amounts(&query, aggregation),
-            is_local,
-            join,
-            fingerprint,
+            adds_amounts: of_transactions && aggregation.is_some_and(adds_amounts),
+            amounts: aggregation
+                .filter(|_| of_transactions && !window.session)
+                .and_then(|a| amounts(&query, a)),
+            is_local: of_transactions && !window.session && groups.iter().any(is_account),
+            fingerprint: fingerprint(&query.definition),
             schema: Arc::new(schema),
+            window,
+            join,
+            stream,
             query: Arc::new(query),
         })
     }
@@ -176,6 +207,12 @@ impl Plan {
         self.amounts.as_deref()
     }
 
+    /// Whether it is a `CREATE STREAM … AS SELECT`: one row for each record that it takes.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.query.aggregation.is_none()
+    }
+
     /// Names of the grouping columns in the output rows.
     pub fn group_names(&self) -> impl Iterator<Item = &str> {
         self.query.columns.iter().filter(|c| c.key).map(|c| c.name.as_str())
@@ -184,7 +221,8 @@ impl Plan {
     /// Which of the grouping columns is the account.
     #[must_use]
     pub fn account_place(&self) -> Option<usize> {
-        self.group_by().iter().position(is_account)
+        let groups = self.stream.is_none().then(|| self.group_by());
+        groups?.iter().position(is_account)
     }
 
     /// Whether the group contains the partition key, so that all its records are in one partition.
@@ -216,39 +254,63 @@ impl Plan {
 
     /// `HAVING`: whether a group's row is to be emitted. A condition without a value does not hold.
     #[must_use]
-    pub fn having_holds(&self, group: &str, start: i64, values: &Values) -> bool {
+    pub fn having_holds(&self, group: &str, window: (i64, i64), values: &Values) -> bool {
         let Some(having) = self.aggregation().and_then(|a| a.having.as_ref()) else { return true };
-        having.holds(&GroupRow::new(self, group, start, values)).unwrap_or(false)
+        having.holds(&GroupRow::new(self, group, window, values)).unwrap_or(false)
+    }
+
+    /// Whether a group's row may have to be taken back: there is a `HAVING`.
+    #[must_use]
+    pub fn has_having(&self) -> bool {
+        self.aggregation().is_some_and(|a| a.having.is_some())
     }
 
     /// The output row of a group and window. A column without a value is NULL, as in ksqlDB, and is
     /// reported.
-    pub fn row(
-        &self,
-        group: &str,
-        start: i64,
-        values: &Values,
-        errors: &mut Vec<EvalError>,
-    ) -> Vec<Cell> {
-        let row = GroupRow::new(self, group, start, values);
-        let columns = &self.query.columns;
+    pub fn row(&self, row: &Row, errors: &mut Vec<EvalError>) -> Vec<Cell> {
+        let window = (row.start, row.end);
+        let values = GroupRow::new(self, &row.group, window, &row.values);
         let mut cells = Vec::with_capacity(self.schema.columns.len());
-        let mut push = |cells: &mut Vec<Cell>, key: bool| {
-            for column in columns.iter().filter(|column| column.key == key) {
-                let value = column.value.eval(&row).unwrap_or_else(|error| {
-                    errors.push(error);
-                    Value::Null
-                });
-                cells.push(crate::group::cell(value, &column.value.kind));
-            }
-        };
-        push(&mut cells, true);
+        self.push_cells(true, &values, &mut cells, errors);
         if self.is_windowed() {
-            cells.push(Cell::Timestamp(start));
-            cells.push(Cell::Timestamp(start.saturating_add(self.window.size)));
+            cells.extend([Cell::Timestamp(row.start), Cell::Timestamp(row.end)]);
         }
-        push(&mut cells, false);
+        self.push_cells(false, &values, &mut cells, errors);
         cells
+    }
+
+    /// The output of a record that [`Plan::takes`], of a `CREATE STREAM … AS SELECT`.
+    pub fn stream_row(&self, row: &Input<'_>, errors: &mut Vec<EvalError>) -> StreamRow {
+        let keys = self.query.columns.iter().filter(|column| column.key);
+        let keys: Vec<Value<'_>> =
+            keys.map(|column| column.value.eval(row).unwrap_or_default()).collect();
+        let key = wire::key_bytes(&self.query.output, &keys);
+        let mut cells = Vec::with_capacity(self.schema.columns.len());
+        self.push_cells(true, row, &mut cells, errors);
+        self.push_cells(false, row, &mut cells, errors);
+        StreamRow { key, cells }
+    }
+
+    /// Whether records of a `CREATE STREAM … AS SELECT` have another key than those that it reads.
+    #[must_use]
+    pub fn repartitions(&self) -> bool {
+        self.query.repartitions
+    }
+
+    fn push_cells<R: RowView>(
+        &self,
+        key: bool,
+        row: &R,
+        cells: &mut Vec<Cell>,
+        errors: &mut Vec<EvalError>,
+    ) {
+        for column in self.query.columns.iter().filter(|column| column.key == key) {
+            let value = column.value.eval(row).unwrap_or_else(|error| {
+                errors.push(error);
+                Value::Null
+            });
+            cells.push(cell(value, &column.value.kind));
+        }
     }
 
     /// Identity of the definition: state made under another one is another query's. Without the
@@ -265,14 +327,17 @@ impl Plan {
         format!("{}_tardias", self.name)
     }
 
-    /// The topic that keeps the records for which an expression has no value; `None` for a query
-    /// whose expressions always have one.
+    /// The topic that keeps the records for which an expression has no value, and those of another
+    /// stream that cannot be read; `None` for a query to which neither can happen.
     #[must_use]
     pub fn errors_topic(&self) -> Option<String> {
         let join = self.query.join.iter().map(|join| &join.key);
         let arguments = self.calls().iter().filter_map(|call| call.argument.as_ref());
-        let mut read = self.query.filter.iter().chain(join).chain(self.group_by()).chain(arguments);
-        read.any(Expr::may_fail).then(|| format!("{}_errores", self.name))
+        let selected = self.query.columns.iter().filter(|_| self.is_stream()).map(|c| &c.value);
+        let read = self.query.filter.iter().chain(join).chain(self.group_by());
+        let mut read = read.chain(arguments).chain(selected);
+        let may_fail = self.stream.is_some() || read.any(Expr::may_fail);
+        may_fail.then(|| format!("{}_errores", self.name))
     }
 
     /// The schema of its output rows.
@@ -281,11 +346,35 @@ impl Plan {
         &self.schema
     }
 
-    /// The columns of the rows that are the key.
+    /// Id of that schema.
+    #[must_use]
+    pub fn schema_id(&self) -> u32 {
+        id_of(&sorted_json(&self.schema.to_json()))
+    }
+
+    /// The columns of the rows that are the key; none of a stream's.
     pub fn key_columns(&self) -> impl Iterator<Item = &str> {
         let window = self.is_windowed().then_some("window_start");
-        let keys = self.query.columns.iter().filter(|c| c.key).map(|c| c.name.as_str());
-        keys.chain(window)
+        let keys = self.query.columns.iter().filter(|c| c.key && !self.is_stream());
+        keys.map(|c| c.name.as_str()).chain(window)
+    }
+
+    /// The values of [`Plan::key_columns`] behind the key of an output record, as
+    /// [`crate::group::row_key`] wrote it: what a tombstone takes back. `None` when it is none of
+    /// this query's.
+    #[must_use]
+    pub fn key_cells(&self, key: &[u8]) -> Option<Vec<Cell>> {
+        let Json::Array(mut items) = Json::parse(std::str::from_utf8(key).ok()?).ok()? else {
+            return None;
+        };
+        let start = match self.is_windowed() {
+            true => Some(Cell::Timestamp(items.pop()?.as_long()?)),
+            false => None,
+        };
+        let group = self.aggregation()?.read_key(&Json::Array(items).to_string())?;
+        let columns = self.query.columns.iter().filter(|c| c.key);
+        let keys = columns.map(|c| Some(cell(c.value.eval(&group[..]).ok()?, &c.value.kind)));
+        keys.chain(start.map(Some)).collect()
     }
 }
 
@@ -304,9 +393,8 @@ fn window_of(aggregation: &Aggregation) -> Window {
         WindowKind::Hopping { size, advance } => {
             Window::hopping(micros(size), micros(advance), grace)
         }
-        WindowKind::Tumbling { size } | WindowKind::Session { gap: size } => {
-            Window::tumbling(micros(size), grace)
-        }
+        WindowKind::Tumbling { size } => Window::tumbling(micros(size), grace),
+        WindowKind::Session { gap } => Window::session(micros(gap), grace),
     }
 }
 
@@ -343,7 +431,7 @@ fn amounts(query: &Query, aggregation: &Aggregation) -> Option<Vec<(String, Amou
 
 /// Whether a selected column is a count, or a sum, least or greatest of a column that every
 /// transaction has.
-fn is_never_null(selected: &Expr, aggregation: &Aggregation) -> bool {
+fn is_never_null(selected: &Expr, aggregation: &Aggregation, of_transactions: bool) -> bool {
     let first = aggregation.group_by.len() + 2;
     let call = selected.as_column().and_then(|at| at.checked_sub(first));
     let Some(call) = call.and_then(|at| aggregation.calls.get(at)) else { return false };
@@ -355,7 +443,8 @@ fn is_never_null(selected: &Expr, aggregation: &Aggregation) -> bool {
             let name = column.and_then(|at| columns.get(at)).map(|(name, _)| *name);
             // A BIGINT sum is NULL beyond 64 bits.
             let is_exact = !matches!(call.kind, SqlType::Bigint);
-            is_exact && name.is_some_and(|n| !["country", "description", "attributes"].contains(&n))
+            let is_there = of_transactions && is_exact;
+            is_there && name.is_some_and(|n| !["country", "description", "attributes"].contains(&n))
         }
         _ => false,
     }
@@ -444,7 +533,6 @@ mod tests {
             Plan::compile(&GOLD.replace(from, to)).unwrap_err()[0].message.clone()
         };
         let window = "TUMBLING (SIZE 1 MINUTE)";
-        assert!(said(window, "SESSION (1 MINUTE)").contains("SESSION"));
         let hopping = said(window, "HOPPING (SIZE 1 MINUTE, ADVANCE BY 25 SECONDS)");
         assert!(hopping.contains("panes"), "{hopping}");
         for name in ["transacciones", "caudal_estado", "`con espacio`", "transactions"] {

@@ -5,7 +5,7 @@ use caudal_core::topics;
 use caudal_sql::ast::{SourceKind, WindowKind};
 use caudal_sql::catalog::{Aggregation, Format, Query, Source, TRANSACTIONS};
 use caudal_sql::fault::Fault;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Topics and tables of the product's own: a query of that name would write into them.
 const RESERVED: [&str; 8] = [
@@ -19,40 +19,51 @@ const RESERVED: [&str; 8] = [
     "pg_catalog",
 ];
 
+/// Topics that stage 1 reads or writes itself.
+const OWN: [&str; 3] = [topics::TRANSACCIONES, topics::VALIDAS, topics::DLQ];
+
 /// Longest name of a table in PostgreSQL, in bytes.
 const NAME_BYTES: usize = 63;
 
-/// Says what the engine does not run.
+/// Says what the engine does not run; `made` are the names of the file's queries.
 ///
 /// # Errors
 /// The first such thing, at the place of the query.
-pub fn check<'q>(
-    query: &'q Query,
+pub fn check(
+    query: &Query,
     sources: &BTreeMap<String, Source>,
-) -> Result<&'q Aggregation, Box<Fault>> {
+    made: &BTreeSet<String>,
+) -> Result<(), Box<Fault>> {
     let cannot = |what: String, help: &str| {
         let message = format!("query {}: {what}", query.name);
         Err(Box::new(Fault::new(query.span, message).help(help)))
     };
-    const OFFLINE: &str = "`caudal queries test` runs it; the engine does not yet";
-    if query.from != TRANSACTIONS {
-        let what = format!("the engine reads {TRANSACTIONS} only, not {}", query.from);
-        return cannot(what, OFFLINE);
+    const OFFLINE: &str = "`caudal queries test` runs it; the engine does not";
+    if query.output.kind == SourceKind::Table && query.aggregation.is_none() {
+        return cannot("the engine does not make tables of tables".into(), OFFLINE);
     }
-    let Some(aggregation) = &query.aggregation else {
-        let what = "the engine runs aggregates only, not CREATE STREAM … AS SELECT";
-        return cannot(what.into(), OFFLINE);
-    };
-    match aggregation.window.map(|window| window.kind) {
-        Some(WindowKind::Session { .. }) => {
-            let what = "the engine does not run SESSION windows yet";
-            return cannot(what.into(), "use TUMBLING or HOPPING");
+    if let Some(from) = sources.get(&query.from) {
+        if from.kind == SourceKind::Table || from.window.is_some() {
+            let what = format!("the engine reads streams without windows, not {}", query.from);
+            return cannot(what, OFFLINE);
         }
-        Some(WindowKind::Hopping { size, advance }) if size % advance != 0 => {
-            let what = "the engine keeps windows as panes of one ADVANCE";
-            return cannot(what.into(), "choose an ADVANCE that divides SIZE");
+        let internal = from.topic.starts_with("caudal_") || OWN.contains(&&*from.topic);
+        if query.from != TRANSACTIONS && internal {
+            let what = format!("topic {} is the pipeline's own", from.topic);
+            return cannot(what, "read transacciones_validas, which is there without a statement");
         }
-        _ => {}
+        let is_declared = query.from != TRANSACTIONS && !made.contains(&query.from);
+        if is_declared && from.value_format == Format::Avro {
+            let what = format!("{} has values in Avro of somebody else's schema", query.from);
+            return cannot(what, "declare topics with VALUE_FORMAT = 'JSON' or 'DELIMITED'");
+        }
+    }
+    if let Some(Aggregation { window: Some(window), .. }) = &query.aggregation
+        && let WindowKind::Hopping { size, advance } = window.kind
+        && size % advance != 0
+    {
+        let what = "the engine keeps windows as panes of one ADVANCE";
+        return cannot(what.into(), "choose an ADVANCE that divides SIZE");
     }
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let internal = query.name.starts_with("caudal_") || RESERVED.contains(&&*query.name);
@@ -71,20 +82,33 @@ pub fn check<'q>(
             return cannot(what, "CREATE TABLE it with VALUE_FORMAT = 'JSON' or 'DELIMITED'");
         }
     }
-    Ok(aggregation)
+    Ok(())
 }
 
 /// Most queries of a file: lateness is a bit for each in what `caudal verify` remembers of a record.
 const MOST: usize = 31;
 
-/// Says what the engine does not run of queries that are right one by one: there are too many, or
-/// two join different tables (one is kept in memory).
+/// Says what the engine does not run of queries that are right one by one: there are too many,
+/// two declare one topic (its stream time is one), or two join different tables (one is kept in
+/// memory).
 ///
 /// # Errors
 /// What that is.
 pub fn check_all(plans: &[Plan]) -> Result<(), String> {
     if plans.len() > MOST {
         return Err(format!("{} queries; the engine runs at most {MOST}", plans.len()));
+    }
+    for (at, plan) in plans.iter().enumerate() {
+        let Some(stream) = &plan.stream else { continue };
+        let other = plans[..at].iter().filter_map(|other| other.stream.as_ref()).find(|other| {
+            other.source.topic == stream.source.topic && other.source.name != stream.source.name
+        });
+        if let Some(other) = other {
+            let (one, two, topic) = (&other.source.name, &stream.source.name, &stream.source.topic);
+            return Err(format!(
+                "streams {one} and {two} read one topic, {topic}: declare it once"
+            ));
+        }
     }
     let mut joins = plans.iter().filter_map(|plan| Some((plan, &plan.join.as_ref()?.table.name)));
     let Some((_, table)) = joins.next() else { return Ok(()) };

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 /// Where a sweep over a container has got to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor(u32);
+pub struct Cursor(pub(crate) u32);
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
@@ -233,6 +233,35 @@ impl Table {
         group: u32,
         start: i64,
     ) -> Result<Option<Values>, SumOverflow> {
+        self.total_of(plan, group, start, |number| Some(&self.cells.get(number).values))
+    }
+
+    /// What it added up to before this batch.
+    pub fn total_before(
+        &self,
+        plan: &Plan,
+        group: u32,
+        start: i64,
+        before: &FxHashMap<u32, Option<&Values>>,
+    ) -> Result<Option<Values>, SumOverflow> {
+        self.total_of(plan, group, start, |number| match before.get(&number) {
+            Some(before) => *before,
+            None => Some(&self.cells.get(number).values),
+        })
+    }
+
+    /// What the cells that this batch touched held before; nothing where they are new.
+    pub fn before(&self) -> FxHashMap<u32, Option<&Values>> {
+        self.undo.iter().map(|(number, values)| (*number, values.as_ref())).collect()
+    }
+
+    fn total_of<'s>(
+        &'s self,
+        plan: &Plan,
+        group: u32,
+        start: i64,
+        values: impl Fn(u32) -> Option<&'s Values>,
+    ) -> Result<Option<Values>, SumOverflow> {
         let window = &plan.window;
         let cells = self.names.cells(group);
         let first = cells.partition_point(|number| self.cells.get(*number).pane < start);
@@ -242,8 +271,8 @@ impl Table {
             if cell.pane >= start.saturating_add(window.size) {
                 break;
             }
-            if cell.from <= start {
-                merge_into(plan, &mut total, &cell.values)?;
+            if let Some(values) = values(*number).filter(|_| cell.from <= start) {
+                merge_into(plan, &mut total, values)?;
             }
         }
         Ok(total)
@@ -288,11 +317,11 @@ impl Table {
                 number = cell.next;
             }
         }
-        let begin = rows.len();
+        let (begin, window) = (rows.len(), (start, plan.window.end(start)));
         for (group, total) in totals {
             let name = self.names.text(group);
-            if let Some(values) = total.filter(|values| plan.having_holds(name, start, values)) {
-                rows.push(Row { group: name.clone(), start, values });
+            if let Some(values) = total.filter(|values| plan.having_holds(name, window, values)) {
+                rows.push(Row { group: name.clone(), start, end: window.1, values });
             }
         }
         rows[begin..].sort_unstable_by(|a, b| a.group.cmp(&b.group));

@@ -125,16 +125,21 @@ impl Values {
 pub struct GroupRow<'a> {
     plan: &'a Plan,
     key: &'a str,
-    start: i64,
+    window: (i64, i64),
     values: &'a Values,
     group: OnceCell<Vec<Value<'static>>>,
 }
 
 impl<'a> GroupRow<'a> {
-    /// Of a group's key, the start of a window in microseconds, and what its records add up to.
+    /// Of a group's key, the bounds of a window in microseconds, and what its records add up to.
     #[must_use]
-    pub fn new(plan: &'a Plan, key: &'a str, start: i64, values: &'a Values) -> GroupRow<'a> {
-        GroupRow { plan, key, start, values, group: OnceCell::new() }
+    pub fn new(
+        plan: &'a Plan,
+        key: &'a str,
+        window: (i64, i64),
+        values: &'a Values,
+    ) -> GroupRow<'a> {
+        GroupRow { plan, key, window, values, group: OnceCell::new() }
     }
 }
 
@@ -150,8 +155,8 @@ impl RowView for GroupRow<'_> {
                 let group = self.group.get_or_init(|| group_of(self.plan, self.key));
                 group.get(index).map_or(Value::Null, Value::borrowed)
             }
-            Some(0) => bound(self.start),
-            Some(1) => bound(self.start.saturating_add(self.plan.window.size)),
+            Some(0) => bound(self.window.0),
+            Some(1) => bound(self.window.1),
             Some(result) => self.values.result(self.plan, result - 2),
         }
     }

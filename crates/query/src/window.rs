@@ -1,6 +1,7 @@
 //! Windows over event time, in microseconds. Bounds are aligned to 1970, as in Kafka Streams.
 
-/// A window of fixed size that starts every `advance` microseconds (tumbling: advance = size).
+/// A window of fixed size that starts every `advance` microseconds (tumbling: advance = size), or a
+/// session: records with no more than a gap between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// Length.
@@ -9,25 +10,34 @@ pub struct Window {
     pub advance: i64,
     /// How long after its end a window still takes records, in stream time.
     pub grace: i64,
+    /// `SESSION`: `size` is the gap, and where a window begins and ends is decided by its records
+    /// ([`crate::sessions`]); the methods that count in sizes are not for it.
+    pub session: bool,
 }
 
 impl Window {
     /// `TUMBLING (SIZE size, GRACE PERIOD grace)`.
     #[must_use]
     pub const fn tumbling(size: i64, grace: i64) -> Window {
-        Window { size, advance: size, grace }
+        Window { size, advance: size, grace, session: false }
     }
 
     /// `HOPPING (SIZE size, ADVANCE BY advance, GRACE PERIOD grace)`.
     #[must_use]
     pub const fn hopping(size: i64, advance: i64, grace: i64) -> Window {
-        Window { size, advance, grace }
+        Window { size, advance, grace, session: false }
+    }
+
+    /// `SESSION (gap, GRACE PERIOD grace)`.
+    #[must_use]
+    pub const fn session(gap: i64, grace: i64) -> Window {
+        Window { size: gap, advance: gap, grace, session: true }
     }
 
     /// No `WINDOW`: one window that holds every record and never closes.
     #[must_use]
     pub const fn unbounded() -> Window {
-        Window { size: i64::MAX, advance: i64::MAX, grace: 0 }
+        Window { size: i64::MAX, advance: i64::MAX, grace: 0, session: false }
     }
 
     /// Whether it is [`Window::unbounded`].
@@ -49,6 +59,36 @@ impl Window {
     pub fn starts(&self, time: i64) -> impl Iterator<Item = i64> + use<> {
         let (last, advance, panes) = (self.pane(time), self.advance, self.size / self.advance);
         (0..panes).rev().map(move |back| last - back * advance)
+    }
+
+    /// Whether a record of `time` misses one of its windows, or its session, at `stream_time`.
+    #[must_use]
+    pub fn is_missed(&self, time: i64, stream_time: i64) -> bool {
+        match self.session {
+            true => time < self.first_taken(stream_time),
+            false => self.is_closed(self.first_start(self.pane(time)), stream_time),
+        }
+    }
+
+    /// End of the window that starts at `start`.
+    #[must_use]
+    pub fn end(&self, start: i64) -> i64 {
+        start.saturating_add(self.size)
+    }
+
+    /// The earliest event time that a session still takes at `stream_time`. Kafka Streams also
+    /// takes an older record that falls into an open session; here a record's own time decides, so
+    /// that the answer does not depend on how partitions interleave.
+    #[must_use]
+    pub fn first_taken(&self, stream_time: i64) -> i64 {
+        stream_time.saturating_sub(self.grace).saturating_sub(self.size)
+    }
+
+    /// Whether a session that ends at `end` can grow no more at `stream_time`: the earliest record
+    /// that is still taken lies more than a gap behind it.
+    #[must_use]
+    pub fn is_session_over(&self, end: i64, stream_time: i64) -> bool {
+        end.saturating_add(self.size) < self.first_taken(stream_time)
     }
 
     /// Start of the first window that holds a pane.

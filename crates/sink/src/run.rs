@@ -13,7 +13,9 @@ use anyhow::Context as _;
 use caudal_core::decode::Record;
 use caudal_kafka::admin::Admin;
 use caudal_kafka::args::Isolation;
-use caudal_kafka::consumer::{Change, GroupConsumer, GroupProtocol, Limits, Membership};
+use caudal_kafka::consumer::{
+    Change, GroupConsumer, GroupProtocol, Limits, Membership, member_name,
+};
 use caudal_kafka::offsets::Offsets;
 use caudal_kafka::{Kafka, TopicPartition};
 use caudal_query::plan::{Plan, SHIPPED};
@@ -24,7 +26,6 @@ use caudal_service::metrics::registry;
 use caudal_service::queries;
 use caudal_service::shutdown::Shutdown;
 use rand::Rng as _;
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,17 +152,6 @@ fn find_topics(
         config.routes.keys().try_for_each(|topic| offsets.partitions(topic).map(|_| ()))
     })?;
     Ok(counted.is_some())
-}
-
-/// The name in the group. A static member that comes back within its session gets the partitions
-/// that it had, and nothing of topics that it subscribes to since: the coordinator compares the
-/// assignor and not the topics. So a sink with other queries is another member.
-fn member_name(instance: &str, of_queries: &[Arc<str>]) -> String {
-    if of_queries.is_empty() {
-        return instance.to_owned();
-    }
-    let digest = Sha256::digest(of_queries.join("\n"));
-    format!("{instance}-{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
 }
 
 struct Sink {
@@ -440,21 +430,4 @@ fn is_transient(error: &anyhow::Error) -> bool {
             || cause.downcast_ref::<caudal_kafka::Error>().is_some_and(MayPass::passes)
             || cause.is::<NotStarted>()
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_queries_are_another_member() {
-        let name = |topics: &[&str]| {
-            let topics: Vec<Arc<str>> = topics.iter().map(|topic| (*topic).into()).collect();
-            member_name("caudal-sink-a", &topics)
-        };
-        assert_eq!(name(&[]), "caudal-sink-a");
-        assert_eq!(name(&["q"]), name(&["q"]));
-        assert_ne!(name(&["q"]), name(&["q", "r"]));
-        assert!(name(&["q"]).starts_with("caudal-sink-a-"));
-    }
 }

@@ -43,7 +43,7 @@ pub struct Position {
 }
 
 /// Number of [`pseudo_columns`].
-const PSEUDO_COLUMNS: usize = 3;
+pub const PSEUDO_COLUMNS: usize = 3;
 
 /// The pseudo columns, which follow the columns of every source.
 #[must_use]

@@ -5,9 +5,10 @@
 //! its rows are [`crate::row::TransactionRow`]s, which keep microseconds and copy nothing.
 
 use crate::catalog::{Format, Source};
+use crate::codec::encode_columns;
 use crate::json::Json;
 use crate::types::SqlType;
-use crate::value::double_text;
+use crate::value::{Value, double_text, to_text};
 
 /// Bytes that are not what their format says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +81,31 @@ fn kafka(kind: &SqlType, bytes: &[u8]) -> Result<Json, WireError> {
     })
 }
 
+/// The key of a record with these values of the key's columns; `None` where there are none, or all
+/// are NULL.
+#[must_use]
+pub fn key_bytes(source: &Source, values: &[Value<'_>]) -> Option<Vec<u8>> {
+    let columns: Vec<_> = source.key_columns().collect();
+    if values.iter().all(Value::is_null) {
+        return None;
+    }
+    match (source.key_format, values, columns.as_slice()) {
+        (Format::None, ..) => None,
+        (Format::Kafka, [value], [column]) => Some(match (value, &column.kind) {
+            (Value::Long(n), SqlType::Int) => {
+                i32::try_from(*n).unwrap_or_default().to_be_bytes().to_vec()
+            }
+            (Value::Long(n), _) => n.to_be_bytes().to_vec(),
+            (Value::Double(n), _) => n.to_be_bytes().to_vec(),
+            (value, kind) => to_text(value, kind).into_bytes(),
+        }),
+        (format, ..) => match encode_columns(values, &columns, format, columns.len() > 1) {
+            Json::Text(text) if matches!(format, Format::Delimited(_)) => Some(text.into_bytes()),
+            json => Some(json.to_string().into_bytes()),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +129,15 @@ mod tests {
         assert!(value(&json, Some(b"\xff")).is_err());
         let delimited = source("VALUE_FORMAT='DELIMITED'");
         assert_eq!(value(&delimited, Some(b"1,2")), Ok(Json::Text("1,2".into())));
+    }
+
+    #[test]
+    fn keys_are_written_as_they_are_read() {
+        let written = |with: &str, n| key_bytes(&source(with), &[Value::Long(n)]);
+        assert_eq!(written("VALUE_FORMAT='JSON'", 7).as_deref(), Some(&7_i64.to_be_bytes()[..]));
+        let json = written("FORMAT='JSON'", 7);
+        assert_eq!(json.as_deref(), Some(&b"7"[..]));
+        assert_eq!(key(&source("FORMAT='JSON'"), json.as_deref()), Ok(Json::Number("7".into())));
+        assert_eq!(key_bytes(&source("FORMAT='JSON'"), &[Value::Null]), None);
     }
 }

@@ -153,7 +153,8 @@ impl<'k> Job<'k> {
         let broker = KafkaBroker::connect(self.kafka, manner, &self.new, NAME)?;
         let of_inputs = [topics::TRANSACCIONES, topics::PARCIALES];
         let inputs = self.topics.iter().filter(|(topic, _)| of_inputs.contains(&&**topic));
-        Mover::join(broker, inputs.map(|(_, count)| *count).min().unwrap_or(from))
+        let count = inputs.map(|(_, count)| *count).min().unwrap_or(from);
+        Mover::join(broker, &self.new, count)
     }
 
     fn grow_and_move(&self, mover: &mut Mover<KafkaBroker>) -> Result<()> {

@@ -8,7 +8,7 @@ use super::ledgers::{Landed, Ledgers, compare_sink};
 use super::names::Names;
 use super::place::{DEAD, INPUT, Topics, VALID};
 use super::reading::Reading;
-use super::recomputed::{begun_later, is_recomputed, not_recomputed};
+use super::recomputed::{begun_later, is_recomputed, not_recomputed, split};
 use super::refused::{DeadReader, Refused};
 use super::sheet::{Hop, Money, Sheet, grouped};
 use super::sources::{Found, Sent, Standing, compare, observe_progress};
@@ -24,8 +24,8 @@ use caudal_core::money::Sums;
 use caudal_core::schema::Schemas;
 use caudal_core::topics;
 use caudal_kafka::Kafka;
-use caudal_processor::account_task::Message;
 use caudal_processor::block::{Heads, check_compatible};
+use caudal_processor::partials::Message;
 use caudal_processor::shared::Shared;
 use caudal_query::group::row_key;
 use caudal_query::plan::Plan;
@@ -67,6 +67,7 @@ impl<'k> Balance<'k> {
         horizon: i64,
         plans: Vec<Plan>,
     ) -> Result<Balance<'k>> {
+        let (plans, others) = split(plans);
         let topics = Topics::of(&plans);
         let mut cut = Cut { horizon, ..Cut::default() };
         let mut snapshot = Snapshot::take(database_url).await?;
@@ -80,7 +81,8 @@ impl<'k> Balance<'k> {
         cut.eras = Eras::of(heads.last(), cut.partitions)?;
         cut.take_positions(kafka, heads.last())?;
         cut.begun_later = begun_later(&heads, &plans);
-        let notes = cut.eras.note().into_iter().chain(not_recomputed(&plans, &cut)).collect();
+        let notes = not_recomputed(&plans, &others, &cut);
+        let notes = cut.eras.note().into_iter().chain(notes).collect();
         Ok(Balance {
             reading,
             snapshot,

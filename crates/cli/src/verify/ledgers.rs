@@ -80,6 +80,7 @@ impl Ledgers {
                 Stage::Group => {
                     (self.group.contains_key(&id.partition), cut.partials_end(id.partition))
                 }
+                Stage::Source(_) => continue,
             };
             if !has {
                 differences.say(format!(

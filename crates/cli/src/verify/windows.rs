@@ -18,7 +18,7 @@ use caudal_core::schema::{id_of, sorted_json};
 use caudal_core::transaction::ValidTransaction;
 use caudal_processor::migrate::Widening;
 use caudal_query::aggregate::Accumulator;
-use caudal_query::group::{account_of, key_of, row_key};
+use caudal_query::group::{Change, Row, account_of, key_of, row_key};
 use caudal_query::input::Input;
 use caudal_query::panes::PaneState;
 use caudal_query::plan::{Amount, Plan};
@@ -34,6 +34,8 @@ pub struct Figures {
     pub place: Place,
     /// The era of the place.
     pub era: usize,
+    /// Whether the row was taken back: a tombstone.
+    pub gone: bool,
 }
 
 /// Values by the fingerprint of the row's key.
@@ -122,12 +124,11 @@ impl Query {
 
     fn add_global(
         &mut self,
-        row: &Input<'_>,
+        (valid, row): (&ValidTransaction<'_>, &Input<'_>),
         stream_time: i64,
         is_late: bool,
         place: Place,
     ) -> Result<(), SumOverflow> {
-        let valid = row.valid();
         let window = self.plan.window;
         let one = Accumulator::of(valid.transaction.amount.nano());
         let Some(group) = key_of(&self.plan, row) else { return Ok(()) };
@@ -145,7 +146,7 @@ impl Query {
                     slot.get_mut().values.merge(&one)?;
                 }
                 std::collections::hash_map::Entry::Vacant(slot) => {
-                    slot.insert(Figures { values: one, place, era: 0 });
+                    slot.insert(Figures { values: one, place, era: 0, gone: false });
                 }
             }
         }
@@ -165,15 +166,21 @@ impl Query {
     ) -> Result<(), SumOverflow> {
         let Some(panes) = self.panes.get_mut(partition) else { return Ok(()) };
         let added = panes.add(&self.plan, row, stream_time)?;
-        // Every true row of this record: the last ones are taken after each.
-        let mut rows = added.first_rows;
-        rows.extend(panes.take_last_rows());
+        // All that this record changed: the last rows are taken after each.
+        let mut changes: Vec<Change> = added.first_rows.into_iter().map(Change::Row).collect();
+        changes.extend(panes.take_changes(&self.plan));
         panes.commit(&self.plan, stream_time);
         self.taken += 1;
-        for row in rows {
-            let key = half(&row_key(&self.plan, &row.group, row.start));
-            if let Values::Amount(values) = row.values {
-                self.expected.insert(key, Figures { values, place, era: 0 });
+        for change in changes {
+            let (group, start) = change.key();
+            let key = half(&row_key(&self.plan, group, start));
+            match change {
+                Change::Row(Row { values: Values::Amount(values), .. }) => {
+                    self.expected.insert(key, Figures { values, place, era: 0, gone: false });
+                }
+                Change::Row(_) | Change::Gone(..) => {
+                    self.expected.remove(&key);
+                }
             }
         }
         Ok(())
@@ -199,12 +206,15 @@ impl Query {
         self.panes = new;
     }
 
-    /// Reads an output row: fingerprint of its key, and its aggregates.
+    /// Reads an output row: fingerprint of its key, and its aggregates; none of a tombstone.
     ///
     /// # Errors
     /// What is wrong with it.
-    fn read(&self, record: &Record) -> Result<(Hash16, Accumulator), String> {
-        let value = record.value.as_deref().ok_or("has no value")?;
+    fn read(&self, record: &Record) -> Result<(Hash16, Option<Accumulator>), String> {
+        let Some(value) = record.value.as_deref() else {
+            let key = record.key.as_deref().ok_or("has neither key nor value")?;
+            return Ok((half(key), None));
+        };
         let (id, body) = unframe(value).ok_or("has no Confluent framing")?;
         if id != self.schema_id {
             return Err(format!("has schema id {id}, not {}", self.schema_id));
@@ -214,7 +224,7 @@ impl Query {
         if record.key.as_deref() != Some(&*key) {
             return Err("has another key than its columns say".into());
         }
-        Ok((half(&key), values))
+        Ok((half(&key), Some(values)))
     }
 
     /// Key and aggregates of a row in the order of the query's columns. `None` when its window is
@@ -306,6 +316,7 @@ impl Found {
     /// nothing, or when the sum leaves the range (which its records say too).
     fn total(&self, key: &Hash16) -> Option<Figures> {
         let written = newer(self.written.get(key), self.both.get(key)).copied();
+        let written = written.filter(|figures| !figures.gone);
         let Some(late) = self.late.get(key).copied() else { return written };
         let Some(mut total) = written else { return Some(late) };
         total.values.merge(&late.values).ok()?;
@@ -314,12 +325,13 @@ impl Found {
 
     /// What the sink has stored of a key.
     pub fn stored(&self, key: &Hash16) -> Option<&Figures> {
-        newer(self.stored.get(key), self.both.get(key))
+        newer(self.stored.get(key), self.both.get(key)).filter(|figures| !figures.gone)
     }
 
     /// The keys of which the sink has stored a value.
     pub fn stored_keys(&self) -> FxHashSet<Hash16> {
-        self.stored.keys().chain(self.both.keys()).copied().collect()
+        let keys = self.stored.keys().chain(self.both.keys()).copied();
+        keys.filter(|key| self.stored(key).is_some()).collect()
     }
 
     /// The keys of which the task had written a value.
@@ -383,7 +395,7 @@ impl Windows {
                 query.add_local(partition, &row, stream_time, place)?;
             } else {
                 let believed = is_late && !self.whole.get(partition).is_some_and(|whole| *whole);
-                query.add_global(&row, stream_time, believed, place)?;
+                query.add_global((valid, &row), stream_time, believed, place)?;
             }
         }
         Ok(())
@@ -455,7 +467,9 @@ impl<'a> RowReader<'a> {
         };
         let is_written = source < end;
         let era = era_of(&query.plan, partition, source, self.cut);
-        let figures = Figures { values, place, era };
+        let gone = values.is_none();
+        let values = values.unwrap_or(Accumulator { count: 0, sum: 0, min: 0, max: 0 });
+        let figures = Figures { values, place, era, gone };
         let found = &mut query.found;
         if self.late {
             found.late_records += 1;

@@ -7,7 +7,7 @@ use crate::shared::{Shared, TaskError};
 use caudal_core::dedup::Seen;
 use caudal_core::outbox::Outbox;
 use caudal_core::partitioner::partition_of;
-use caudal_query::group::{Row, account_of};
+use caudal_query::group::{Change, account_of};
 use caudal_query::panes::PaneState;
 use caudal_query::partials::Partial;
 use caudal_query::plan::{Emit, Plan};
@@ -90,8 +90,12 @@ impl AccountTask {
                 mine.commit(&query.plan, old.at.stream_time);
                 let rows = mine.take_final_rows(&query.plan, self.at.stream_time);
                 let offset = self.at.next_offset - 1;
-                let rows: Vec<Row> = rows.map_err(|cause| self.overflow(offset, cause))?;
-                rows.iter().for_each(|row| self.emit_row(place, query, row, offset, outbox));
+                let rows = rows.map_err(|cause| self.overflow(offset, cause))?;
+                let version = self.plans.version(place);
+                let mut evaluation = self.evaluation(None, outbox);
+                for row in rows {
+                    evaluation.change(query, version, offset, &Change::Row(row));
+                }
             }
         }
         Ok(())

@@ -31,7 +31,10 @@ impl<B: Broker> Engine<B> {
 
     fn commit_batch(&mut self, outbox: &mut Outbox, touched: &BTreeSet<TaskId>) -> Result<Step> {
         for position in &mut outbox.positions {
-            let id = TaskId::reading(&position.topic, position.partition);
+            let id = self.shared.reading(&position.topic, position.partition);
+            if !id.has_log() {
+                continue;
+            }
             let block = self.tasks.get(id).map_or(0, |task| task.blocks().0);
             position.metadata = self.cuts.metadata(id, block);
         }
@@ -82,7 +85,8 @@ impl<B: Broker> Engine<B> {
         let step = self.undo(touched)?;
         let refused = outbox.records.get(refusal.record).and_then(|record| record.origin.as_ref());
         let id = refused.and_then(|origin| {
-            touched.iter().find(|id| id.stage == Stage::Account && id.to_string() == *origin.task)
+            let is_it = |id: &&TaskId| self.shared.name_of(**id) == *origin.task;
+            touched.iter().filter(|id| id.stage != Stage::Group).find(is_it)
         });
         let is_new = match (id.and_then(|id| self.tasks.get_mut(*id)), refused) {
             (Some(task), Some(origin)) => task.refuse(origin.offset, &refusal.to_string()),
@@ -98,7 +102,7 @@ impl<B: Broker> Engine<B> {
                 task.commit();
             }
         }
-        self.tasks.count(touched, &self.metrics);
+        self.tasks.count(touched, &self.shared, &self.metrics);
     }
 
     /// The batch is not committed: nothing of it stays, and its records are read again.
@@ -112,7 +116,7 @@ impl<B: Broker> Engine<B> {
             }
         }
         for ((topic, partition), _) in self.backlog.drain(..) {
-            rewound.insert(TaskId::reading(&topic, partition));
+            rewound.insert(self.shared.reading(&topic, partition));
         }
         self.stop(&rewound)?;
         self.unstarted.extend(rewound.into_iter().filter(|id| self.tasks.get(*id).is_some()));
@@ -120,8 +124,8 @@ impl<B: Broker> Engine<B> {
     }
 
     fn stop(&mut self, ids: &BTreeSet<TaskId>) -> Result<()> {
-        let partitions: Vec<TopicPartition> =
-            ids.iter().filter(|id| self.tasks.get(**id).is_some()).map(|id| id.input()).collect();
+        let running = ids.iter().filter(|id| self.tasks.get(**id).is_some());
+        let partitions: Vec<TopicPartition> = running.map(|id| self.shared.input_of(*id)).collect();
         if !partitions.is_empty() {
             self.broker.pause(&partitions)?;
         }
@@ -147,8 +151,9 @@ impl<B: Broker> Engine<B> {
                 Err(error) => return Err(error.into()),
             }
         };
+        let shared = Arc::clone(&self.shared);
         let stands_at = |id: &TaskId, task: Option<&Task>| {
-            let committed = committed.get(&id.input()).and_then(Option::as_ref);
+            let committed = committed.get(&shared.input_of(*id)).and_then(Option::as_ref);
             committed.zip(task).is_some_and(|(committed, task)| {
                 committed.next_offset == task.next_offset()
                     && block_of(&committed.metadata) == Some(task.blocks().0)
@@ -161,7 +166,8 @@ impl<B: Broker> Engine<B> {
         }
         let step = self.undo(touched)?;
         for id in touched {
-            let nothing = committed.get(&id.input()).is_none_or(Option::is_none);
+            let committed = committed.get(&shared.input_of(*id));
+            let nothing = committed.is_none_or(Option::is_none);
             if !nothing && !stands_at(id, self.tasks.get(*id)) {
                 tracing::warn!(task = %id, "somebody else went on with this task; its state is read again");
                 self.forget(*id);
@@ -189,7 +195,7 @@ impl<B: Broker> Engine<B> {
         written: &Written,
     ) {
         blocks.into_iter().for_each(|(id, bytes)| self.cuts.wrote(id, bytes));
-        for id in touched {
+        for id in touched.iter().filter(|id| id.has_log()) {
             let blocks = self.tasks.get(*id).map(|task| task.blocks());
             if let (Some((sequence, needed)), Some(offset)) = (blocks, written.get(&id.partition)) {
                 self.cuts.confirmed(*id, sequence, *offset, needed);
@@ -203,8 +209,9 @@ impl<B: Broker> Engine<B> {
             // In this order: see `cut`.
             let Ok(stable) = self.broker.state_log().stable_end(id.partition) else { continue };
             let other = peer(id);
-            let Ok(committed) = self.broker.committed(&[other.input()]) else { continue };
-            let committed = committed.get(&other.input()).and_then(Option::as_ref);
+            let input = self.shared.input_of(other);
+            let Ok(committed) = self.broker.committed(&[input.clone()]) else { continue };
+            let committed = committed.get(&input).and_then(Option::as_ref);
             let has_blocks = self.restore.has_seen(other);
             if let Some(below) = self.cuts.below(id, stable, committed, has_blocks) {
                 self.broker.delete_records(id.partition, below);

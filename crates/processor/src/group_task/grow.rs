@@ -1,14 +1,14 @@
 //! A stage-2 task after the topics have grown.
 
 use super::{GroupTask, next_entry};
-use crate::account_task::Source;
 use crate::block::{Entries, Growth};
 use crate::migrate::{Moved, Newcomer, Widening};
+use crate::partials::Source;
 use crate::shared::{Shared, TaskError};
 use caudal_core::outbox::Outbox;
 use caudal_core::partitioner::partition_of;
-use caudal_query::merge::MergeState;
-use caudal_query::partials::Partial;
+use caudal_query::group::Change;
+use caudal_query::merge::{Entry, MergeState};
 use caudal_query::plan::Emit;
 use std::sync::Arc;
 
@@ -41,6 +41,13 @@ impl GroupTask {
         task.growths.push(Growth { partitions: widening.from, next_offset });
         let source = |time: &i64| Source { stream_time: *time, idle: 0 };
         task.at.sources = stream_times.iter().map(source).collect();
+        // All that other streams have told anybody: nothing of it is under way.
+        for told in old.iter().map(|task| &task.at.others) {
+            let pairs = task.at.others.iter_mut().flatten().zip(told.iter().flatten());
+            pairs.for_each(|(known, told)| {
+                known.stream_time = known.stream_time.max(told.stream_time);
+            });
+        }
         for (place, watermark) in task.at.watermarks.iter_mut().enumerate() {
             let of_old = old.iter().filter_map(|task| task.at.watermarks.get(place));
             *watermark = of_old.copied().max().unwrap_or(i64::MIN);
@@ -80,7 +87,7 @@ impl GroupTask {
             let Some(totals) = old.queries.get(place) else { continue };
             let mut mine = MergeState::default();
             for entry in entries_of(totals) {
-                let home = partition_of(entry.group.as_bytes(), shared.partitions);
+                let home = partition_of(entry.group().as_bytes(), shared.partitions);
                 if home == self.id.partition {
                     mine.restore(entry.clone());
                     self.queries[place].restore(entry);
@@ -91,7 +98,7 @@ impl GroupTask {
                 let rows = mine.final_rows(&query.plan, self.at.watermarks[place]);
                 let offset = self.at.next_offset - 1;
                 for row in rows.map_err(|cause| self.overflow(offset, cause))? {
-                    self.emit_row(place, &query.topic, &row, offset, outbox);
+                    self.emit(place, &query.topic, &Change::Row(row), offset, outbox);
                 }
             }
         }
@@ -116,7 +123,7 @@ impl GroupTask {
     }
 }
 
-fn entries_of(totals: &MergeState) -> impl Iterator<Item = Partial> + '_ {
+fn entries_of(totals: &MergeState) -> impl Iterator<Item = Entry> + '_ {
     let mut cursor = None;
     std::iter::from_fn(move || {
         let (after, entry) = totals.next_after(cursor)?;
@@ -131,6 +138,7 @@ mod tests {
     use caudal_core::time::{HOUR, MINUTE};
     use caudal_query::aggregate::Accumulator;
     use caudal_query::merge::Merged;
+    use caudal_query::partials::Partial;
     use caudal_query::plan::{Plan, shipped_one};
     use caudal_query::values::Values;
 

@@ -60,8 +60,8 @@ impl<B: Broker> Mover<B> {
     ///
     /// # Errors
     /// When another member holds some of them.
-    pub fn join(broker: B, partitions: i32) -> Result<Mover<B>> {
-        let wanted = ids(partitions).map(TaskId::input).collect();
+    pub fn join(broker: B, shared: &Shared, partitions: i32) -> Result<Mover<B>> {
+        let wanted = ids(partitions).map(|id| shared.input_of(id)).collect();
         let mut mover = Mover { broker, wanted, owned: BTreeSet::new() };
         mover.own_all()?;
         Ok(mover)
@@ -120,6 +120,8 @@ impl<B: Broker> Mover<B> {
                 match restored.task {
                     Task::Account(task) => old.accounts.push(*task),
                     Task::Group(task) => old.groups.push(*task),
+                    // It keeps no keys: nothing of it moves.
+                    Task::Source(_) => {}
                 }
             }
             let now = (restore.len(), self.broker.state_log().bytes_read());
@@ -137,7 +139,7 @@ impl<B: Broker> Mover<B> {
         }
         old.sort();
         for id in ids(to).filter(|id| id.partition >= shared.partitions) {
-            old.starts.insert(id, self.broker.first_offset(&id.input())?);
+            old.starts.insert(id, self.broker.first_offset(&shared.input_of(id))?);
         }
         Ok(old)
     }

@@ -82,7 +82,9 @@ impl Pipe {
             let mut outbox = Outbox::default();
             let touched =
                 tasks.process(&self.shared, &mut records, &tables, &mut outbox).expect("processed");
-            tasks.finish(&touched, &BTreeMap::new(), &tables, &mut outbox).expect("finished");
+            let ended =
+                tasks.finish((&touched, &BTreeMap::new()), &self.shared, &tables, &mut outbox);
+            ended.expect("finished");
             assert!(records.is_empty());
             for id in touched {
                 tasks.get_mut(id).expect("running").commit();
@@ -144,6 +146,7 @@ impl Pipe {
             match task {
                 Task::Account(task) => old.accounts.push(*task),
                 Task::Group(task) => old.groups.push(*task),
+                Task::Source(_) => {}
             }
         }
         old.sort();
@@ -293,7 +296,7 @@ fn positions_bounds_and_growths_stay_with_their_partition() {
         assert_eq!(head.complete_from, head.sequence, "{id} is whole in one block");
         let counts: Vec<i32> = head.growths.iter().map(|g| g.partitions).collect();
         assert_eq!(counts, [2, 3]);
-        let end = before.get(&id.input()).copied().unwrap_or(0);
+        let end = before.get(&pipe.shared.input_of(*id)).copied().unwrap_or(0);
         assert!(head.growths.iter().all(|g| g.next_offset == end), "{id}: {head:?}");
     }
     let mut old = Old::default();
@@ -301,6 +304,7 @@ fn positions_bounds_and_growths_stay_with_their_partition() {
         match task {
             Task::Account(task) => old.accounts.push(*task),
             Task::Group(task) => old.groups.push(*task),
+            Task::Source(_) => {}
         }
     }
     let id = |partition| TaskId { stage: Stage::Account, partition };

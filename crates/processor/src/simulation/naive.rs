@@ -3,7 +3,7 @@
 
 use super::queries::Spec;
 use super::schedule::Played;
-use crate::account_task::Message;
+use crate::partials::Message;
 use caudal_core::topics;
 
 /// Records of a query.
@@ -31,7 +31,8 @@ pub fn loss(played: &Played, spec: &Spec) -> Loss {
                 let values = partial.clone().of(&plan).expect("of this query").values;
                 let count = values.count().unsigned_abs();
                 loss.all += count;
-                loss.lost += if spec.is_closed(partial.pane, now) { count } else { 0 };
+                loss.lost +=
+                    if spec.is_closed((partial.pane, partial.pane), now) { count } else { 0 };
             }
             now = now.max(message.source.map_or(i64::MIN, |source| source.stream_time));
         }

@@ -8,6 +8,7 @@ use super::reference::{Arrived, Expected, Row, expect};
 use super::schedule::Played;
 use super::state_log::StateLog;
 use super::{HORIZON, TABLE};
+use crate::shared::Stage;
 use caudal_core::avro::{self, Reader};
 use caudal_core::decode::Record;
 use caudal_core::headers;
@@ -195,7 +196,7 @@ fn check_positions(cluster: &Cluster, state: &StateLog) -> Verdict {
             let committed = cluster.group.committed(&(topic.into(), partition));
             let committed = committed.map_err(|()| format!("{topic}-{partition} is not stable"))?;
             let committed = committed.map(|c| c.next_offset);
-            let stage = if topic == topics::TRANSACCIONES { 1 } else { 2 };
+            let stage = if topic == topics::TRANSACCIONES { Stage::Account } else { Stage::Group };
             let block = state.last(stage, partition).map(|block| block.head.next_offset);
             same(
                 || format!("{topic}-{partition}: committed, and its last block"),

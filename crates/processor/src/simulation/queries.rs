@@ -36,6 +36,8 @@ pub struct Spec {
     pub emit_final: bool,
     /// IDLE_TIMEOUT.
     pub idle: Option<i64>,
+    /// SESSION (size): `advance` is not looked at.
+    pub session: bool,
 }
 
 impl Spec {
@@ -61,6 +63,7 @@ impl Spec {
         let group = group.join(", ");
         let seconds = |micros: i64| micros / SECOND;
         let window = match self.size == self.advance {
+            _ if self.session => format!("SESSION ({} SECONDS", seconds(self.size)),
             true => format!("TUMBLING (SIZE {} SECONDS", seconds(self.size)),
             false => format!(
                 "HOPPING (SIZE {} SECONDS, ADVANCE BY {} SECONDS",
@@ -118,6 +121,28 @@ impl Spec {
         }
     }
 
+    /// Whether all that a record may belong to is over at a stream time, by the record's own time.
+    pub fn is_over_for(&self, time: i64, now: i64) -> bool {
+        time < now.saturating_sub(self.grace + self.size)
+    }
+
+    /// HAVING.
+    pub fn holds(&self, row: &Row) -> bool {
+        self.having.is_none_or(|(count, sum)| row.0 > count || row.1 > sum)
+    }
+
+    /// The bounds of an output row's window.
+    ///
+    /// # Panics
+    /// When the row is none of this query's.
+    pub fn bounds(&self, value: &[u8]) -> (i64, i64) {
+        let values = self.plan().row_schema().decode(&value[5..]).expect("a row of the query");
+        match values[self.group.len()..][..2] {
+            [Value::Timestamp(start), Value::Timestamp(end)] => (start, end),
+            _ => panic!("{}: row {values:?}", self.name),
+        }
+    }
+
     /// Starts of the windows that hold `time`.
     pub fn starts(&self, time: i64) -> impl Iterator<Item = i64> + use<> {
         let (size, advance) = (self.size, self.advance);
@@ -125,9 +150,13 @@ impl Spec {
         (first..).map(move |n| n * advance).take_while(move |start| *start <= time)
     }
 
-    /// Whether a window takes no more records at a stream time.
-    pub fn is_closed(&self, start: i64, now: i64) -> bool {
-        start + self.size + self.grace <= now
+    /// Whether a window takes no more records at a stream time; of a session, whether no record
+    /// that is still taken can join it.
+    pub fn is_closed(&self, (start, end): (i64, i64), now: i64) -> bool {
+        match self.session {
+            true => self.is_over_for(end + self.size + 1, now),
+            false => start + self.size + self.grace <= now,
+        }
     }
 }
 
@@ -146,6 +175,7 @@ pub fn all() -> Vec<Spec> {
         having: None,
         emit_final: false,
         idle: None,
+        session: false,
     };
     vec![
         Spec {
@@ -186,6 +216,13 @@ pub fn all() -> Vec<Spec> {
             idle: Some(30 * SECOND),
             ..base.clone()
         },
+        Spec {
+            name: "visitas",
+            group: &[Account],
+            size: 40 * SECOND,
+            session: true,
+            ..base.clone()
+        },
         Spec { name: "por_rubro", group: &[Joined], ..base },
     ]
 }
@@ -193,7 +230,7 @@ pub fn all() -> Vec<Spec> {
 /// How many sets of drawn queries there are: compiled ones are kept.
 const VARIANTS: u64 = 400;
 
-/// Two queries that a seed draws, beside the fixed ones.
+/// Three queries that a seed draws, beside the fixed ones.
 pub fn drawn(seed: u64) -> Vec<Spec> {
     use Column::{Account, Currency, Joined, Merchant};
     const LOCAL: [&[Column]; 4] =
@@ -212,21 +249,19 @@ pub fn drawn(seed: u64) -> Vec<Spec> {
         having: None,
         emit_final: false,
         idle: None,
+        session: false,
     };
     // Graces that the fixed queries do not have: no two queries are the same.
     let (grace, more) = (tens(3, 6), tens(6, 9));
     let (local, global) = (spec("azar_cuenta", tens(1, 7), grace), spec("azar", tens(1, 7), more));
     let panes = [dice.within(1..5), dice.within(1..4)];
-    // A group that stops satisfying HAVING keeps its last row; where partials are merged, which one
-    // that is depends on the commits. So only a group in one partition has one.
     let limits = (dice.within(1..6), i128::from(dice.within(10..9000)) * 1_000_000_000);
     let emit_final = dice.chance(300);
     let local = Spec {
         group: LOCAL[dice.index(LOCAL.len())],
         size: panes[0] * local.advance,
         purchases_only: dice.chance(500),
-        // The reference keeps the last row for which HAVING held; a final row is another matter.
-        having: (dice.chance(600) && !emit_final).then_some(limits),
+        having: dice.chance(600).then_some(limits),
         emit_final,
         ..local
     };
@@ -238,5 +273,21 @@ pub fn drawn(seed: u64) -> Vec<Spec> {
         idle: dice.chance(500).then(|| dice.within(2..60) * MINUTE),
         ..global
     };
-    vec![local, global]
+    // What is taken apart again where an idle partition comes back has no HAVING.
+    let limits = (dice.within(1..6), i128::from(dice.within(10..9000)) * 1_000_000_000);
+    let having = (global.idle.is_none() && dice.chance(500)).then_some(limits);
+    let global = Spec { having, ..global };
+    let session = Spec {
+        name: "azar_sesion",
+        group: GLOBAL[dice.index(GLOBAL.len())],
+        size: dice.within(1..90) * SECOND,
+        // No other query has this one.
+        grace: dice.within(90..100) * SECOND,
+        purchases_only: dice.chance(500),
+        having: dice.chance(500).then_some(limits),
+        emit_final: dice.chance(500),
+        session: true,
+        ..global.clone()
+    };
+    vec![local, Spec { idle: None, ..session }, global]
 }

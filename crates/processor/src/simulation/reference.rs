@@ -47,8 +47,8 @@ pub struct Expected {
     pub partitions: Vec<Stage1>,
     /// Query → key of the row → its last value, of EMIT CHANGES.
     pub tables: BTreeMap<&'static str, BTreeMap<String, Row>>,
-    /// Query → key of the row → (window start, members), of EMIT FINAL, closed or not.
-    pub windows: BTreeMap<&'static str, BTreeMap<String, (i64, Members)>>,
+    /// Query → key of the row → (bounds of the window, members), of EMIT FINAL, closed or not.
+    pub windows: BTreeMap<&'static str, BTreeMap<String, ((i64, i64), Members)>>,
 }
 
 /// A joined query's column for a record, as the engine says it was: by (partition, offset).
@@ -73,6 +73,7 @@ pub fn expect(
     joined: &Joined<'_>,
 ) -> Expected {
     let mut expected = Expected::default();
+    let mut all_visits: BTreeMap<(&'static str, Vec<String>), Vec<Visit>> = BTreeMap::new();
     let partitions = i32::try_from(logs.len()).expect("few");
     for (partition, log) in (0..).zip(logs) {
         let mut lane = Lane { partition, partitions, horizon, ..Lane::default() };
@@ -84,20 +85,51 @@ pub fn expect(
         }
         for ((query, key, start), amounts) in lane.windows {
             let window = expected.windows.entry(query).or_default().entry(key);
-            let members = &mut window.or_insert((start, Members::new())).1;
+            let members = &mut window.or_insert(((start, start), Members::new())).1;
             members.extend(amounts.into_iter().map(|(offset, nano)| (partition, offset, nano)));
+        }
+        for (of, visits) in lane.visits {
+            let visits = visits.into_iter().map(|(time, at, nano)| (time, (partition, at, nano)));
+            all_visits.entry(of).or_default().extend(visits);
         }
         expected.partitions.push(lane.out);
     }
+    for ((query, group), visits) in all_visits {
+        let spec = specs.iter().find(|spec| spec.name == query).expect("a query");
+        let sessions = expected.windows.entry(query).or_default();
+        for (start, end, members) in sessions_of(visits, spec.size) {
+            sessions.insert(row_key(&group, start), ((start, end), members));
+        }
+    }
     // The last value of a global query's row is that of all its members.
-    for spec in specs.iter().filter(|s| !s.is_local() && !s.emit_final) {
+    for spec in specs.iter().filter(|s| (!s.is_local() || s.session) && !s.emit_final) {
         let windows = expected.windows.get(spec.name).cloned().unwrap_or_default();
         let rows = windows
             .into_iter()
-            .map(|(key, (_, members))| (key, row_of(members.iter().map(|(_, _, nano)| *nano))));
+            .map(|(key, (_, members))| (key, row_of(members.iter().map(|(_, _, nano)| *nano))))
+            .filter(|(_, row)| spec.holds(row));
         expected.tables.insert(spec.name, rows.collect());
     }
     expected
+}
+
+/// A record in time: when, and (source partition, offset, amount).
+type Visit = (i64, (i32, i64, i128));
+
+/// The sessions of a group: a new one wherever more than a gap lies between two records.
+fn sessions_of(mut visits: Vec<Visit>, gap: i64) -> Vec<(i64, i64, Members)> {
+    visits.sort_unstable();
+    let mut sessions: Vec<(i64, i64, Members)> = Vec::new();
+    for (time, member) in visits {
+        match sessions.last_mut() {
+            Some((_, end, members)) if time - *end <= gap => {
+                *end = time;
+                members.push(member);
+            }
+            _ => sessions.push((time, time, vec![member])),
+        }
+    }
+    sessions
 }
 
 type WindowKey = (&'static str, String, i64);
@@ -112,6 +144,8 @@ struct Lane {
     seen: BTreeMap<String, Fact>,
     windows: BTreeMap<WindowKey, Vec<(i64, i128)>>,
     rows: BTreeMap<&'static str, BTreeMap<String, Row>>,
+    /// Of queries with sessions: query and group → (event time, offset, amount).
+    visits: BTreeMap<(&'static str, Vec<String>), Vec<(i64, i64, i128)>>,
     out: Stage1,
 }
 
@@ -168,8 +202,17 @@ impl Lane {
                 continue;
             }
             let group = group_of(spec, fact, joined.flatten().as_deref());
+            if spec.session {
+                if spec.is_over_for(fact.event_time, now) {
+                    late.insert(spec.name);
+                } else {
+                    let visit = (fact.event_time, offset, fact.nano);
+                    self.visits.entry((spec.name, group)).or_default().push(visit);
+                }
+                continue;
+            }
             for start in spec.starts(fact.event_time) {
-                if spec.is_closed(start, now) {
+                if spec.is_closed((start, start), now) {
                     late.insert(spec.name);
                 } else {
                     self.add(spec, &group, start, (offset, fact.nano));
@@ -187,9 +230,12 @@ impl Lane {
         let window = self.windows.entry((spec.name, key.clone(), start)).or_default();
         window.push(amount);
         let row = row_of(window.iter().map(|(_, nano)| *nano));
-        let seen = spec.having.is_none_or(|(count, sum)| row.0 > count || row.1 > sum);
-        if spec.is_local() && !spec.emit_final && seen {
-            self.rows.entry(spec.name).or_default().insert(key, row);
+        if spec.is_local() && !spec.emit_final {
+            let rows = self.rows.entry(spec.name).or_default();
+            match spec.holds(&row) {
+                true => rows.insert(key, row),
+                false => rows.remove(&key),
+            };
         }
     }
 }

@@ -14,7 +14,7 @@ type Rows = BTreeMap<String, Row>;
 /// Last value of each key, every closed window once, and nothing too late that need not be.
 pub fn check(cluster: &Cluster, spec: &Spec, expected: &Expected) -> Verdict {
     let name = spec.name;
-    let (found, repeated) = rows(cluster, spec, name);
+    let (found, repeated) = rows(cluster, spec, name)?;
     let late_topic = spec.plan().late_topic();
     let late = late_rows(cluster, spec, &late_topic);
     check_late(cluster, spec, expected, &late_topic)?;
@@ -36,37 +36,64 @@ pub fn check(cluster: &Cluster, spec: &Spec, expected: &Expected) -> Verdict {
     for key in keys {
         same(|| format!("{name}: row {key}"), &wanted.get(key), &found.get(key))?;
     }
+    check_ends(cluster, spec, expected, &found)
+}
+
+/// A session's row says when it ended.
+fn check_ends(cluster: &Cluster, spec: &Spec, expected: &Expected, found: &Rows) -> Verdict {
+    let records = cluster.partitions(spec.name).flat_map(|(_, log)| log.ever_committed());
+    let mut ends = BTreeMap::new();
+    for record in records.map(|visible| visible.record).filter(|_| spec.session) {
+        let key = String::from_utf8(record.key.as_deref().expect("a key").to_vec()).expect("text");
+        ends.insert(key, record.value.as_deref().map(|value| spec.bounds(value).1));
+    }
+    let sessions = expected.windows.get(spec.name);
+    for (key, ((_, end), _)) in
+        sessions.into_iter().flatten().filter(|(k, _)| found.contains_key(*k))
+    {
+        if spec.session {
+            let what = || format!("{}: end of session {key}", spec.name);
+            same(what, &Some(Some(*end)), &ends.get(key).copied())?;
+        }
+    }
     Ok(())
 }
 
-/// The last row of each key, and the keys that have more than one.
-fn rows(cluster: &Cluster, spec: &Spec, topic: &str) -> (Rows, Vec<String>) {
+/// The last row of each key, and the keys that have more than one. A tombstone takes a row back
+/// that is there.
+fn rows(cluster: &Cluster, spec: &Spec, topic: &str) -> Result<(Rows, Vec<String>), String> {
     let (mut last, mut repeated) = (Rows::new(), Vec::new());
-    for (key, row) in all(cluster, spec, topic).map(|(_, key, row)| (key, row)) {
-        if last.insert(key.clone(), row).is_some() {
+    for (record, key, row) in all(cluster, spec, topic) {
+        let before = match row {
+            Some(row) => last.insert(key.clone(), row),
+            None if last.remove(&key).is_some() && !spec.emit_final => None,
+            None => return Err(format!("{topic}@{}: no row {key} to take back", record.offset)),
+        };
+        if before.is_some() {
             repeated.push(key);
         }
     }
-    (last, repeated)
+    Ok((last, repeated))
 }
 
 fn all<'a>(
     cluster: &'a Cluster,
     spec: &'a Spec,
     topic: &'a str,
-) -> impl Iterator<Item = (&'a Record, String, Row)> {
+) -> impl Iterator<Item = (&'a Record, String, Option<Row>)> {
     let records = cluster.partitions(topic).flat_map(|(_, log)| log.ever_committed());
     records.map(|visible| {
         let record = visible.record;
         let key = record.key.as_deref().expect("a key");
         let key = String::from_utf8(key.to_vec()).expect("text");
-        (record, key, spec.row(record.value.as_deref().expect("a row")))
+        (record, key, record.value.as_deref().map(|value| spec.row(value)))
     })
 }
 
 fn late_rows(cluster: &Cluster, spec: &Spec, topic: &str) -> Rows {
     let mut sums = Rows::new();
     for (_, key, row) in all(cluster, spec, topic) {
+        let row = row.expect("late rows are never taken back");
         sums.entry(key).and_modify(|sum| *sum = merged(*sum, row)).or_insert(row);
     }
     sums
@@ -93,24 +120,25 @@ fn closed(spec: &Spec, expected: &Expected, found: &Rows, late: &Rows) -> Rows {
     let windows = expected.windows.get(spec.name).unwrap_or(&empty);
     let times = || expected.partitions.iter().map(|lane| lane.stream_time);
     let watermark = times().min().flatten();
-    let is_closed = |start: i64, members: &Members| {
-        let now = match spec.is_local() {
+    let is_closed = |bounds: (i64, i64), members: &Members| {
+        let now = match spec.is_local() && !spec.session {
             // All members of a local group are in one partition.
             true => members.first().and_then(|(p, ..)| {
                 expected.partitions[usize::try_from(*p).expect("a partition")].stream_time
             }),
             false => watermark,
         };
-        now.is_some_and(|now| spec.is_closed(start, now))
+        now.is_some_and(|now| spec.is_closed(bounds, now))
     };
     windows
         .iter()
-        .filter(|(key, (start, members))| {
+        .filter(|(key, (bounds, members))| {
             let early =
                 spec.idle.is_some() && (found.contains_key(*key) || late.contains_key(*key));
-            is_closed(*start, members) || early
+            is_closed(*bounds, members) || early
         })
         .map(|(key, (_, members))| (key.clone(), row_of(members.iter().map(|(.., nano)| *nano))))
+        .filter(|(_, row)| spec.holds(row))
         .collect()
 }
 

@@ -271,6 +271,7 @@ impl Played {
                 let ledger = match task {
                     Task::Account(task) => format!("{:?}", task.ledger()),
                     Task::Group(task) => format!("{:?}", task.ledger()),
+                    Task::Source(task) => task.metadata(),
                 };
                 let state = format!("next offset {}, keys {keys:?}, {ledger}", task.next_offset());
                 states.insert(id.to_string(), state);

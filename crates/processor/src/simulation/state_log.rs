@@ -3,7 +3,7 @@
 use super::cluster::Cluster;
 use super::oracle::Verdict;
 use crate::block::{Assembler, Block, task_of};
-use crate::shared::TaskId;
+use crate::shared::{Stage, TaskId};
 use caudal_core::topics;
 use std::collections::BTreeMap;
 
@@ -57,16 +57,14 @@ impl StateLog {
     }
 
     /// A task's last block.
-    pub fn last(&self, stage: i64, partition: i32) -> Option<&Block> {
-        let mut tasks = self.blocks.iter();
-        let found = tasks.find(|(id, _)| id.stage.number() == stage && id.partition == partition);
-        found.and_then(|(_, blocks)| blocks.last())
+    pub fn last(&self, stage: Stage, partition: i32) -> Option<&Block> {
+        self.blocks.get(&TaskId { stage, partition })?.last()
     }
 
     /// The table's offset that a record of `transacciones` was joined at: that of the block whose
     /// batch held it.
     pub fn table_offset(&self, partition: i32, offset: i64) -> Option<i64> {
-        let id = TaskId { stage: crate::shared::Stage::Account, partition };
+        let id = TaskId { stage: Stage::Account, partition };
         let block = self.blocks.get(&id)?.iter().find(|block| block.head.next_offset > offset);
         block.map(|block| block.head.table_offset)
     }

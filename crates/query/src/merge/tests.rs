@@ -1,7 +1,7 @@
 use super::*;
 use crate::input::Input;
 use crate::partials::Partials;
-use crate::plan::Emit;
+use crate::plan::{Emit, SHIPPED};
 use crate::sample::{one, valid, ventas_gold};
 use crate::values::Values;
 use crate::window::Window;
@@ -19,11 +19,12 @@ fn merges_until_the_watermark_closes_the_window() {
     let mut state = MergeState::default();
     assert_eq!(state.merge(&plan, &partial(0, 1), i64::MIN), Ok(Merged::Merged));
     assert_eq!(state.merge(&plan, &partial(0, 2), MINUTE), Ok(Merged::Merged));
-    let values = &state.changed_rows(&plan).expect("sum")[0].values;
+    let changes = state.changes(&plan).expect("sum");
+    let Change::Row(Row { values, .. }) = &changes[0] else { panic!("{changes:?}") };
     assert_eq!(values.result(&plan, 1), caudal_sql::value::Value::Decimal(3));
     let closing = MINUTE + plan.window.grace;
     state.commit(&plan, closing - 1);
-    assert!(state.changed_rows(&plan).expect("sum").is_empty());
+    assert!(state.changes(&plan).expect("sum").is_empty());
     assert_eq!(state.len(), 1);
     state.commit(&plan, closing);
     assert!(state.is_empty());
@@ -38,7 +39,7 @@ fn the_last_change_before_a_window_closes_is_emitted() {
     let mut state = MergeState::default();
     state.merge(&plan, &partial(0, 1), i64::MIN).expect("sum");
     state.merge(&plan, &partial(MINUTE, 1), 10 * MINUTE).expect("sum");
-    assert_eq!(state.changed_rows(&plan).expect("sum").len(), 1);
+    assert_eq!(state.changes(&plan).expect("sum").len(), 1);
 }
 
 #[test]
@@ -67,11 +68,21 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
     prop::collection::vec(prop::option::weighted(0.8, 0..SOURCES), 0..120)
 }
 
-fn plans() -> impl Strategy<Value = Plan> {
+/// `ventas_gold` with a HAVING that holds and ceases to hold.
+fn ventas_gold_having() -> Plan {
+    let group = "GROUP BY merchant_id, currency";
+    assert!(SHIPPED.contains(group));
+    let having = format!("{group} HAVING SUM(amount) > 0 AND COUNT(*) < 6");
+    let plans = Plan::compile(&SHIPPED.replacen(group, &having, 1)).expect("queries");
+    plans.into_iter().find(|plan| plan.name == "ventas_gold").expect("one of that name")
+}
+
+fn plans(may_have_having: bool) -> impl Strategy<Value = Plan> {
     let shapes = [(1, 60, 10), (6, 10, 10), (3, 30, 0), (1, 20, 40)];
-    (prop::sample::select(shapes.to_vec()), any::<bool>()).prop_map(
-        |((panes, advance, grace), is_final)| {
-            let mut plan = ventas_gold();
+    (prop::sample::select(shapes.to_vec()), any::<bool>(), any::<bool>()).prop_map(
+        move |((panes, advance, grace), is_final, has_having)| {
+            let mut plan =
+                if may_have_having && has_having { ventas_gold_having() } else { ventas_gold() };
             plan.window =
                 Window::hopping(panes * advance * SECOND, advance * SECOND, grace * SECOND);
             plan.emit = if is_final { Emit::Final } else { Emit::Changes };
@@ -139,7 +150,7 @@ struct Stage2<'p> {
     batch: Vec<(usize, Message)>,
     rows: Totals,
     late: Totals,
-    log: Vec<Partial>,
+    log: Vec<Entry>,
 }
 
 impl Stage2<'_> {
@@ -159,7 +170,7 @@ impl Stage2<'_> {
                 };
                 assert!(self.ahead > 0, "late although no source was left behind");
                 let rows = partial.rows(&self.plan.window, until);
-                late.extend(rows.map(|row| (row.start, row.group, row.values)));
+                late.extend(rows.into_iter().map(|row| (row.start, row.group, row.values)));
             }
             self.stream_times[source] = self.stream_times[source].max(stream_time);
         }
@@ -178,13 +189,24 @@ impl Stage2<'_> {
             add_to(self.plan, &mut self.late, *start, group, values);
         }
         let watermark = self.watermark();
-        let rows = match self.plan.emit {
-            Emit::Changes => self.state.changed_rows(self.plan).expect("sum"),
-            Emit::Final => self.state.final_rows(self.plan, watermark).expect("sum"),
+        let changes = match self.plan.emit {
+            Emit::Changes => self.state.changes(self.plan).expect("sum"),
+            Emit::Final => {
+                let rows = self.state.final_rows(self.plan, watermark).expect("sum");
+                rows.into_iter().map(Change::Row).collect()
+            }
         };
-        assert!(rows.is_sorted_by(|a, b| (a.start, &a.group) < (b.start, &b.group)));
-        for row in rows {
-            let before = self.rows.insert((row.start, row.group.to_string()), row.values);
+        let place = |change: &Change| (change.key().1, change.key().0.clone());
+        assert!(changes.is_sorted_by(|a, b| place(a) < place(b)));
+        for change in changes {
+            let key = (change.key().1, change.key().0.to_string());
+            let before = match change {
+                Change::Row(row) => self.rows.insert(key, row.values),
+                Change::Gone(..) => {
+                    assert!(self.rows.remove(&key).is_some(), "nothing to take back");
+                    None
+                }
+            };
             assert!(self.plan.emit == Emit::Changes || before.is_none(), "a final row came twice");
         }
         self.log.extend(self.state.changed());
@@ -230,20 +252,23 @@ proptest! {
     /// With the watermark as the lowest of the sources' stream times nothing is ever too late,
     /// and two stages give what one would, however their messages interleave.
     #[test]
-    fn two_stages_give_what_one_would(plan in plans(), steps in steps(), turns in turns()) {
+    fn two_stages_give_what_one_would(plan in plans(true), steps in steps(), turns in turns()) {
         let (messages, mut totals) = stage_1(&plan, &steps);
         let stage = stage_2(&plan, messages, &turns, 0);
         if plan.emit == Emit::Final {
             let end = stage.watermark();
             totals.retain(|(start, _), _| plan.window.is_closed(*start, end));
         }
+        totals.retain(|(start, group), values| {
+            plan.having_holds(group, (*start, plan.window.end(*start)), values)
+        });
         prop_assert_eq!(stage.rows, totals);
     }
 
     /// With a watermark that runs ahead (a source was declared idle) nothing is lost either: rows
     /// and late rows add up to the totals.
     #[test]
-    fn rows_and_late_rows_add_up(plan in plans(), steps in steps(), turns in turns(), ahead in 1_i64..300) {
+    fn rows_and_late_rows_add_up(plan in plans(false), steps in steps(), turns in turns(), ahead in 1_i64..300) {
         let (messages, mut totals) = stage_1(&plan, &steps);
         let stage = stage_2(&plan, messages, &turns, ahead * SECOND);
         let mut sum = stage.rows.clone();

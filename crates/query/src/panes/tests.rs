@@ -64,8 +64,8 @@ fn total<'e>(plan: &Plan, events: impl Iterator<Item = &'e Event>) -> Option<Val
     total
 }
 
-/// What the windows are by definition, recomputed from all records each time: the last true row
-/// of each group and window, or with `EMIT FINAL` the rows of the windows that are closed.
+/// What the windows are by definition, recomputed from all records each time: the row of each group
+/// and window for which HAVING holds in the end, or with `EMIT FINAL` the rows of the windows that are closed.
 fn naive(plan: &Plan, events: &[Event]) -> Rows {
     let window = &plan.window;
     let mut times = vec![];
@@ -77,8 +77,12 @@ fn naive(plan: &Plan, events: &[Event]) -> Rows {
         for start in window.starts(event.1 * SECOND).filter(|s| !window.is_closed(*s, now)) {
             let group = events[..=i].iter().filter(|e| e.0 == event.0 && holds(start, e));
             let values = total(plan, group).expect("this record");
-            if plan.emit == Emit::Changes && plan.having_holds("", start, &values) {
-                rows.insert((start, account(event)), values);
+            let key = (start, account(event));
+            if plan.emit == Emit::Changes {
+                match plan.having_holds("", (start, window.end(start)), &values) {
+                    true => rows.insert(key, values),
+                    false => rows.remove(&key),
+                };
             }
         }
     }
@@ -89,7 +93,8 @@ fn naive(plan: &Plan, events: &[Event]) -> Rows {
                 e.0 == event.0 && holds(start, e) && !window.is_closed(start, **now)
             });
             let values = total(plan, in_time.map(|(e, _)| e));
-            if let Some(values) = values.filter(|values| plan.having_holds("", start, values)) {
+            let window = (start, window.end(start));
+            if let Some(values) = values.filter(|values| plan.having_holds("", window, values)) {
                 rows.insert((start, account(event)), values);
             }
         }
@@ -97,11 +102,19 @@ fn naive(plan: &Plan, events: &[Event]) -> Rows {
     rows
 }
 
-fn put(rows: &mut Rows, new: Vec<Row>, plan: &Plan) {
-    for row in new {
-        let group = row.group.split('"').nth(1).expect("account").to_owned();
-        let before = rows.insert((row.start, group), row.values);
-        assert!(plan.emit == Emit::Changes || before.is_none(), "a final row came twice");
+fn put(rows: &mut Rows, new: Vec<Change>, plan: &Plan) {
+    let key = |group: &str, start| (start, group.split('"').nth(1).expect("account").to_owned());
+    for change in new {
+        match change {
+            Change::Row(row) => {
+                assert_eq!(row.end, plan.window.end(row.start));
+                let before = rows.insert(key(&row.group, row.start), row.values);
+                assert!(plan.emit == Emit::Changes || before.is_none(), "a final row came twice");
+            }
+            Change::Gone(group, start) => {
+                assert!(rows.remove(&key(&group, start)).is_some(), "nothing to take back");
+            }
+        }
     }
 }
 
@@ -119,14 +132,14 @@ fn run(plan: &Plan, events: &[Event], every: usize, retries: bool, restores: boo
                 let added = add(&mut state, plan, event, stream_time);
                 let is_late = |s| plan.window.is_closed(s, stream_time);
                 assert_eq!(added.late, plan.window.starts(event.1 * SECOND).any(is_late));
-                new.extend(added.first_rows);
+                new.extend(added.first_rows.into_iter().map(Change::Row));
             }
-            new.extend(state.take_last_rows());
+            new.extend(state.take_changes(plan));
             if plan.emit == Emit::Final {
                 let closed = state.take_final_rows(plan, stream_time).expect("sum");
                 let order: Vec<_> = closed.iter().map(|r| (r.start, r.group.clone())).collect();
                 assert!(order.is_sorted());
-                new.extend(closed);
+                new.extend(closed.into_iter().map(Change::Row));
             }
             if attempt < usize::from(retries) {
                 state.rollback();
@@ -180,7 +193,7 @@ proptest! {
             prop_assert_eq!(added, add(&mut clone, &plan, event, stream_time));
         }
         prop_assert!(state.changed().eq(clone.changed()));
-        prop_assert_eq!(state.take_last_rows(), clone.take_last_rows());
+        prop_assert_eq!(state.take_changes(&plan), clone.take_changes(&plan));
         let closed = state.take_final_rows(&plan, stream_time);
         prop_assert_eq!(closed, clone.take_final_rows(&plan, stream_time));
     }

@@ -3,7 +3,7 @@ use crate::partials::RawPartial;
 use crate::sample::{one, ventas_gold};
 use proptest::prelude::*;
 
-const WINDOW: Window = Window { size: 30, advance: 10, grace: 5 };
+const WINDOW: Window = Window::hopping(30, 10, 5);
 
 /// Values of one batch (group, panes ahead of the oldest open one, windows missed, amount), how
 /// far the time moves before it, and whether it commits.

@@ -301,7 +301,8 @@ fn idle_timeout(properties: &Properties<'_>, faults: &mut Vec<Fault>) -> Option<
     length
 }
 
-/// The source that the query makes. Formats are inherited.
+/// The source that the query makes. Formats are inherited, but in files of the engine's, whose rows
+/// are Avro.
 fn output(
     statement: &Statement,
     properties: &Properties<'_>,
@@ -318,8 +319,11 @@ fn output(
         Format::None if has_key => Format::Kafka,
         other => other,
     };
-    let value_format =
-        properties.format("VALUE_FORMAT", faults).or(both).unwrap_or(inherited.value_format);
+    let default = match context.naming {
+        Naming::Lower => Format::Avro,
+        Naming::Upper => inherited.value_format,
+    };
+    let value_format = properties.format("VALUE_FORMAT", faults).or(both).unwrap_or(default);
     let value_format = properties.with_delimiter(value_format, faults);
     let window = match window.map(|w| w.kind) {
         Some(WindowKind::Tumbling { size } | WindowKind::Hopping { size, .. }) => {

@@ -338,7 +338,11 @@ pub fn read(source: &Source, record: &Record, offset: i64) -> Result<Option<Inco
     Ok(Some(Incoming { row: GenericRow { values, position }, key, tombstone }))
 }
 
-fn event_time(
+/// The event time of a row in milliseconds: its record's timestamp, unless TIMESTAMP names a column.
+///
+/// # Errors
+/// When that column holds none.
+pub fn event_time(
     source: &Source,
     values: &[Value<'static>],
     timestamp: i64,

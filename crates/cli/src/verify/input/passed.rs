@@ -46,10 +46,9 @@ impl Audit<'_> {
         }
         let row = Input::new(valid, entry.place.partition(), entry.source);
         let is_late = |plan: &&Plan| {
-            let mut starts = plan.window.starts(t.event_time);
             plan.takes(&row).unwrap_or(false)
                 && key_of(plan, &row).is_some()
-                && starts.any(|start| plan.window.is_closed(start, lane.stream_time))
+                && plan.window.is_missed(t.event_time, lane.stream_time)
         };
         let late_for = plans.iter().filter(is_late).map(|plan| plan.name.as_str());
         let expected = late_bits(&self.names, late_for);

@@ -48,11 +48,16 @@ fn nano(cents: i128) -> i128 {
     cents * 10_000_000
 }
 
+fn row(start: i64, values: &Accumulator) -> Row {
+    let end = ventas_gold().window.end(start);
+    Row { group: GROUP.into(), start, end, values: Values::Amount(*values) }
+}
+
 /// A record of `ventas_gold`, partition 0.
 fn gold(offset: i64, number: u64, start: i64, values: &Accumulator) -> Record {
     let plan = ventas_gold();
     let query = Query::new(plan.clone(), 1);
-    let columns = plan.row(GROUP, start, &Values::Amount(*values), &mut Vec::new());
+    let columns = plan.row(&row(start, values), &mut Vec::new());
     let header = |name: &str, text: String| (name.to_owned(), text.into_bytes().into());
     Record {
         offset,
@@ -164,12 +169,8 @@ fn a_table_is_compared_with_what_the_sink_has_stored() {
     let mut differences = observe(&mut windows, false, &records);
     let query = &windows.queries[0];
     let cells = |start: i64, values: &Accumulator| -> Vec<Option<Value>> {
-        query
-            .plan
-            .row(GROUP, start, &Values::Amount(*values), &mut Vec::new())
-            .into_iter()
-            .map(Some)
-            .collect()
+        let cells = query.plan.row(&row(start, values), &mut Vec::new());
+        cells.into_iter().map(Some).collect()
     };
     let cut = cut();
     let mut rows = WindowRows::new(&cut, 0, query);
@@ -206,4 +207,28 @@ fn the_velocity_rule_is_run_again() {
     // The windows that start at -40 s to 0 s hold eleven records or more; that at -50 s holds ten.
     assert_eq!(query.expected.len(), 5);
     assert!(query.expected.values().all(|figures| figures.values.count > 10));
+}
+
+/// An alert is withdrawn when a refund takes the sum back below its limit.
+#[test]
+fn a_row_that_was_taken_back_is_not_expected_in_topic_or_table() {
+    let mut windows = Windows::new(vec![alertas_fraude()], &cut());
+    for (at, cents) in [(0, 2_000_000), (1, -1_500_000)] {
+        let place = Place::new(VALID, 0, at);
+        windows.add(&valid("a", cents, at * SECOND), 0, place).expect("sum");
+    }
+    let query = &mut windows.queries[0];
+    assert!(query.expected.is_empty());
+    let plan = alertas_fraude();
+    let key = half(&row_key(&plan, "[\"a\",\"EUR\"]", 0));
+    let figures = |offset, gone| Figures {
+        values: Accumulator { count: 1, sum: 1, min: 1, max: 1 },
+        place: Place::new(Topics::rows_of(0), 0, offset),
+        era: 0,
+        gone,
+    };
+    query.found.both.insert(key, figures(0, false));
+    assert!(query.found.total(&key).is_some() && query.found.stored(&key).is_some());
+    query.found.both.insert(key, figures(1, true));
+    assert!(query.found.total(&key).is_none() && query.found.stored_keys().is_empty());
 }

@@ -1,16 +1,14 @@
 //! What stage 1 tells stage 2: partials, stream time, idleness. One record per partition that there
 //! is something to tell, whatever the number of groups.
 
-use super::AccountTask;
-use crate::outputs::Output;
+use crate::outputs::{Output, Outputs};
 use crate::shared::Shared;
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::ledger::write_count;
 use caudal_core::outbox::Outbox;
 use caudal_core::partitioner::partition_of;
-use caudal_query::partials::{Partial, RawPartial};
+use caudal_query::partials::{Partial, Partials, RawPartial};
 use caudal_query::plan::PlanFingerprint;
-use std::sync::Arc;
 
 /// How a source partition stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +23,8 @@ pub struct Source {
 /// A record of `caudal_parciales`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<'a> {
+    /// The source topic; `None`: `transacciones`.
+    pub topic: Option<&'a str>,
     /// The source partition.
     pub partition: i32,
     /// How it stands after these partials. `None` in all records of a commit but the last: the
@@ -35,9 +35,16 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    fn begin(partition: i32) -> Writer {
+    /// A negative number says that a topic's name follows.
+    fn begin(topic: Option<&str>, partition: i32) -> Writer {
         let mut out = Writer::new();
-        out.long(i64::from(partition));
+        match topic {
+            None => out.long(i64::from(partition)),
+            Some(topic) => {
+                out.long(-1 - i64::from(partition));
+                out.string(topic);
+            }
+        }
         out
     }
 
@@ -47,8 +54,12 @@ impl<'a> Message<'a> {
     /// When the bytes are not such a record.
     pub fn read(value: &'a [u8]) -> Result<Message<'a>, AvroError> {
         let mut input = Reader::new(value);
-        let partition =
-            i32::try_from(input.long()?).map_err(|_| input.error("source partition"))?;
+        let partition = input.long()?;
+        let (partition, topic) = match partition < 0 {
+            false => (partition, None),
+            true => (-1 - partition, Some(input.string()?)),
+        };
+        let partition = i32::try_from(partition).map_err(|_| input.error("source partition"))?;
         let mut partials = Vec::new();
         for _ in 0..input.length()? {
             let fingerprint = input.bytes()?.try_into().map_err(|_| input.error("query"))?;
@@ -62,13 +73,13 @@ impl<'a> Message<'a> {
             false => None,
         };
         input.end()?;
-        Ok(Message { partition, source, partials })
+        Ok(Message { topic, partition, source, partials })
     }
 }
 
 /// Values of the records to one partition: runs of partials of one query each, split by size.
 fn values(
-    partition: i32,
+    (topic, partition): (Option<&str>, i32),
     source: Source,
     partials: &[(PlanFingerprint, Vec<Partial>)],
     limit: usize,
@@ -77,7 +88,7 @@ fn values(
     let mut runs: Vec<(PlanFingerprint, u64, Writer)> = Vec::new();
     let mut bytes = 0;
     let close = |runs: &mut Vec<(PlanFingerprint, u64, Writer)>, source: Option<Source>| {
-        let mut out = Message::begin(partition);
+        let mut out = Message::begin(topic, partition);
         write_count(&mut out, runs.len() as u64);
         let mut value = out.into_bytes();
         for (fingerprint, count, run) in runs.drain(..) {
@@ -117,42 +128,63 @@ fn values(
     values
 }
 
-impl AccountTask {
-    /// Sends this commit's partials, and the stream time to every partition that gets some, that
-    /// was last told in another granule, or that thinks otherwise of this one's idleness.
-    pub(super) fn send_partials(&mut self, outbox: &mut Outbox) {
-        let shared = Arc::clone(&self.shared);
-        let source = Source { stream_time: self.at.stream_time, idle: self.at.idle };
-        let granule = self.at.stream_time.div_euclid(shared.sizes.granule);
-        let packed = pack(&shared, &mut self.partials, self.at.told.len());
+/// What a stage-1 task tells stage 2 at the end of a batch.
+pub struct Telling<'a> {
+    /// What every task shares.
+    pub shared: &'a Shared,
+    /// The source topic; `None`: `transacciones`.
+    pub topic: Option<&'a str>,
+    /// The source partition.
+    pub partition: i32,
+    /// How it stands.
+    pub source: Source,
+    /// The last offset of the batch.
+    pub offset: i64,
+    /// Whether every partition must know.
+    pub tell_all: bool,
+}
+
+impl Telling<'_> {
+    /// Sends this commit's partials, and the stream time to every partition that gets some, or
+    /// that was last told in another granule.
+    pub fn send(
+        &self,
+        partials: &mut [Partials],
+        told: &mut [i64],
+        outputs: &mut Outputs,
+        outbox: &mut Outbox,
+    ) {
+        let (shared, stream_time) = (self.shared, self.source.stream_time);
+        let granule = stream_time.div_euclid(shared.sizes.granule);
+        let packed = pack(shared, partials, told.len());
         for (home, partials) in packed.into_iter().enumerate() {
-            let is_old = self.at.stream_time != i64::MIN && self.at.told[home] != granule;
+            let is_old = stream_time != i64::MIN && told[home] != granule;
             if partials.is_empty() && !is_old && !self.tell_all {
                 continue;
             }
-            self.at.told[home] = granule;
-            for value in values(self.id.partition, source, &partials, shared.sizes.partials) {
-                self.at.outputs.emit(
+            told[home] = granule;
+            let from = (self.topic, self.partition);
+            for value in values(from, self.source, &partials, shared.sizes.partials) {
+                outputs.emit(
                     outbox,
                     Output {
                         topic: &shared.partials_topic,
                         partition: i32::try_from(home).unwrap_or(0),
-                        key: Some(self.id.to_string().into_bytes()),
+                        key: Some(outputs.task().as_bytes().to_vec()),
                         value: Some(value),
-                        source: (self.id.partition, self.at.next_offset - 1),
+                        source: (self.partition, self.offset),
                         headers: Vec::new(),
                     },
                 );
             }
         }
-        self.tell_all = false;
     }
 }
 
 /// The partials by the partition of their group.
 fn pack(
     shared: &Shared,
-    partials: &mut [caudal_query::partials::Partials],
+    partials: &mut [Partials],
     count: usize,
 ) -> Vec<Vec<(PlanFingerprint, Vec<Partial>)>> {
     let mut packed: Vec<Vec<(PlanFingerprint, Vec<Partial>)>> = vec![Vec::new(); count];
@@ -188,7 +220,13 @@ mod tests {
         };
         let partials = vec![([1; 8], (0..5).map(partial).collect()), ([2; 8], vec![partial(9)])];
         let source = Source { stream_time: 7, idle: 0 };
-        let values = values(3, source, &partials, 30);
+        for topic in [None, Some("otro")] {
+            check(topic, source, &partials);
+        }
+    }
+
+    fn check(topic: Option<&str>, source: Source, partials: &[(PlanFingerprint, Vec<Partial>)]) {
+        let values = values((topic, 3), source, partials, 30);
         assert!(values.len() > 1);
         let plan = shipped_one("ventas_gold");
         let read: Vec<Message> =
@@ -203,6 +241,7 @@ mod tests {
         assert_eq!(all, sent);
         let (last, others) = read.split_last().expect("some");
         assert_eq!(last.source, Some(source));
-        assert!(others.iter().all(|m| m.source.is_none() && m.partition == 3));
+        assert!(others.iter().all(|m| m.source.is_none()));
+        assert!(read.iter().all(|m| (m.topic, m.partition) == (topic, 3)));
     }
 }

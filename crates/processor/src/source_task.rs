@@ -1,0 +1,393 @@
+//! Stage 1 of another stream: read → queries, for one partition of a topic that a query reads.
+//!
+//! It keeps no keys: what its queries add up goes to stage 2 with each commit. What it does keep
+//! (stream time, numbers of its outputs) is small, and travels as metadata of its committed
+//! position, in the same txn as what it caused. So it has no blocks, and a successor begins at
+//! once.
+
+use crate::evaluation::Evaluation;
+use crate::metrics::Counts;
+use crate::outputs::Outputs;
+use crate::partials::{Source, Telling};
+use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
+use crate::tables::Tables;
+use caudal_core::decode::Record;
+use caudal_core::outbox::Outbox;
+use caudal_query::input::Input;
+use caudal_query::partials::Partials;
+use caudal_sql::row::GenericRow;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// `offset.metadata.max.bytes` of the brokers where nobody set it.
+const METADATA: usize = 4096;
+
+/// All of a task that a batch changes.
+#[derive(Debug, Clone)]
+struct Progress {
+    next_offset: i64,
+    /// Number of the next commit.
+    sequence: u64,
+    outputs: Outputs,
+    /// Highest event time of a record; `i64::MIN` before the first.
+    stream_time: i64,
+    /// Granule of the stream time last told to each partition of stage 2.
+    told: Vec<i64>,
+    /// The idle time-out that was last declared, in microseconds; 0 since a record came.
+    idle: i64,
+    /// Offset of the reference table that the last batch was joined with.
+    table_offset: i64,
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct SourceTask {
+    shared: Arc<Shared>,
+    id: TaskId,
+    place: u8,
+    at: Progress,
+    /// As it was before the batch; `None` between batches.
+    before: Option<Box<Progress>>,
+    /// Whether every partition of stage 2 must be told how this one stands: it is idle, or not any
+    /// more, or the task has just begun and does not know what it told them.
+    tell_all: bool,
+    partials: Vec<Partials>,
+    /// Input offsets whose outputs cannot be written, with the reason.
+    unwritable: BTreeMap<i64, String>,
+    /// What this batch counted, for metrics after its commit.
+    pub counts: Counts,
+}
+
+impl SourceTask {
+    /// A task that has read nothing yet, of the source at `place` of [`Shared::sources`].
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, place: u8, partition: i32) -> SourceTask {
+        let id = TaskId { stage: Stage::Source(place), partition };
+        let at = Progress {
+            next_offset: 0,
+            sequence: 0,
+            outputs: Outputs::new(&shared.name_of(id)),
+            stream_time: i64::MIN,
+            told: vec![i64::MIN; usize::try_from(shared.partitions).unwrap_or(0)],
+            idle: 0,
+            table_offset: 0,
+        };
+        SourceTask {
+            id,
+            place,
+            at,
+            before: None,
+            tell_all: true,
+            partials: shared.global.iter().map(|_| Partials::default()).collect(),
+            unwritable: BTreeMap::new(),
+            counts: Counts::default(),
+            shared,
+        }
+    }
+
+    /// The next offset to read.
+    #[must_use]
+    pub fn next_offset(&self) -> i64 {
+        self.at.next_offset
+    }
+
+    /// Sets where to read next.
+    pub fn set_next_offset(&mut self, next_offset: i64) {
+        self.at.next_offset = next_offset;
+    }
+
+    /// Number of its last commit.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.at.sequence.saturating_sub(1)
+    }
+
+    /// The reference table's offset that its last batch was joined with.
+    #[must_use]
+    pub fn table_offset(&self) -> i64 {
+        self.at.table_offset
+    }
+
+    /// Makes the input record at `offset` one that cannot be computed when it is read again. False
+    /// when it was one already.
+    pub fn refuse_at(&mut self, offset: i64, why: &str) -> bool {
+        self.unwritable.insert(offset, why.to_owned()).is_none()
+    }
+
+    fn begin(&mut self) {
+        if self.before.is_none() {
+            self.before = Some(Box::new(self.at.clone()));
+        }
+    }
+
+    /// Processes one record.
+    ///
+    /// # Errors
+    /// [`TaskError::Overflow`]; a bad record is no error, but named in the topic of errors of each
+    /// query that reads it.
+    pub fn process(
+        &mut self,
+        record: &Record,
+        tables: &Tables,
+        outbox: &mut Outbox,
+    ) -> Result<(), TaskError> {
+        if record.offset < self.at.next_offset {
+            return Ok(());
+        }
+        self.begin();
+        self.at.next_offset = record.offset + 1;
+        if self.at.idle != 0 {
+            self.at.idle = 0;
+            self.tell_all = true;
+        }
+        self.counts.records_in += 1;
+        let shared = Arc::clone(&self.shared);
+        match self.read(&shared, record) {
+            Ok(None) => Ok(()),
+            Ok(Some(row)) => self.run(&shared, record, &row, tables, outbox),
+            Err(what) => {
+                self.counts.unreadable += 1;
+                let place = self.place;
+                let mut evaluation = self.evaluation(record, outbox);
+                for query in shared.all().filter(|query| query.source == Some(place)) {
+                    evaluation.error(query, record.offset, None, &what);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The record as a row; `None` of one that has none.
+    fn read(&self, shared: &Shared, record: &Record) -> Result<Option<GenericRow>, String> {
+        if let Some(why) = self.unwritable.get(&record.offset) {
+            return Err(why.clone());
+        }
+        // All queries that read a topic read the same stream.
+        let reader = shared.all().find(|query| query.source == Some(self.place));
+        let stream = reader.and_then(|query| query.plan.stream.as_ref());
+        stream.map_or(Ok(None), |stream| stream.read(record))
+    }
+
+    fn evaluation<'a>(&'a mut self, record: &'a Record, outbox: &'a mut Outbox) -> Evaluation<'a> {
+        let (outputs, counts) = (&mut self.at.outputs, &mut self.counts);
+        let key = record.key.as_deref();
+        Evaluation { outputs, counts, outbox, partition: self.id.partition, key }
+    }
+
+    fn run(
+        &mut self,
+        shared: &Shared,
+        record: &Record,
+        row: &GenericRow,
+        tables: &Tables,
+        outbox: &mut Outbox,
+    ) -> Result<(), TaskError> {
+        let row = Input::of_row(row);
+        self.at.stream_time = self.at.stream_time.max(row.event_time());
+        let stream_time = self.at.stream_time;
+        let mut evaluation = Evaluation {
+            outputs: &mut self.at.outputs,
+            counts: &mut self.counts,
+            outbox,
+            partition: self.id.partition,
+            key: record.key.as_deref(),
+        };
+        let is_mine = |query: &Query| query.source == Some(self.place);
+        for (query, partials) in shared.global.iter().zip(&mut self.partials) {
+            if !is_mine(query) {
+                continue;
+            }
+            let Some(row) = evaluation.taken(query, row, tables) else { continue };
+            let taken = partials.add(&query.plan, &row, stream_time).map_err(|cause| {
+                let topic = shared.topic_of(self.id.stage);
+                let at = format!("{topic}-{}@{}", self.id.partition, record.offset);
+                TaskError::Overflow { at, cause }
+            })?;
+            if taken.late {
+                evaluation.counts.late += 1;
+            }
+            evaluation.errors(query, &row, &taken.errors);
+        }
+        for query in shared.streams.iter().filter(|query| is_mine(query)) {
+            if let Some(row) = evaluation.taken(query, row, tables) {
+                evaluation.stream_row(shared, query, &row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that the partition has been silent for `idle` microseconds at its confirmed end.
+    pub fn declare_idle(&mut self, idle: i64) {
+        self.begin();
+        self.at.idle = idle;
+        self.tell_all = true;
+    }
+
+    /// Closes the batch: partials and stream time.
+    ///
+    /// # Errors
+    /// [`TaskError::Broken`] when what it must remember is too long for a committed position.
+    pub fn finish(&mut self, table_offset: i64, outbox: &mut Outbox) -> Result<(), TaskError> {
+        self.begin();
+        let shared = Arc::clone(&self.shared);
+        let topic = shared.topic_of(self.id.stage);
+        if shared.global.iter().any(|query| query.source == Some(self.place)) {
+            let telling = Telling {
+                shared: &shared,
+                topic: Some(topic),
+                partition: self.id.partition,
+                source: Source { stream_time: self.at.stream_time, idle: self.at.idle },
+                offset: self.at.next_offset - 1,
+                tell_all: self.tell_all,
+            };
+            telling.send(&mut self.partials, &mut self.at.told, &mut self.at.outputs, outbox);
+        }
+        self.at.table_offset = table_offset;
+        self.at.sequence += 1;
+        let length = self.metadata().len();
+        if length > METADATA {
+            let at = format!("{topic}-{}", self.id.partition);
+            let what = format!(
+                "its position would carry {length} bytes, a broker takes {METADATA}: too many                  queries read this topic, or the topics have too many partitions"
+            );
+            return Err(TaskError::Broken { at, what });
+        }
+        Ok(())
+    }
+
+    /// What is committed beside its position: in the first three words what other tasks have there
+    /// ([`crate::cut`]), then what [`SourceTask::resume`] reads. A person can read it too.
+    #[must_use]
+    pub fn metadata(&self) -> String {
+        let Progress { table_offset, stream_time, idle, .. } = self.at;
+        let mut out = format!("- {} 0 {table_offset} {stream_time} {idle}", self.sequence());
+        let mut last = None;
+        for (topic, partition, next) in self.at.outputs.numbers() {
+            // Writing into a String cannot fail.
+            let _ = match last == Some(topic) {
+                true => write!(out, ",{partition}={next}"),
+                false => write!(out, " {topic}:{partition}={next}"),
+            };
+            last = Some(topic);
+        }
+        out
+    }
+
+    /// Goes on after the commit that wrote this metadata. An empty one was committed by somebody
+    /// else, who only said where to read on.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn resume(&mut self, metadata: &str) -> Result<(), String> {
+        if metadata.is_empty() {
+            return Ok(());
+        }
+        let misfit =
+            || format!("its committed position carries {metadata:?}, which is none of ours");
+        let mut words = metadata.split(' ');
+        let mut number = |skip: usize| words.nth(skip).and_then(|word| word.parse::<i64>().ok());
+        let (sequence, table, time, idle) = (number(1), number(1), number(0), number(0));
+        let (Some(sequence), Some(table), Some(time), Some(idle)) = (sequence, table, time, idle)
+        else {
+            return Err(misfit());
+        };
+        self.at.sequence = u64::try_from(sequence + 1).map_err(|_| misfit())?;
+        (self.at.table_offset, self.at.stream_time, self.at.idle) = (table, time, idle);
+        for word in words {
+            let (topic, numbers) = word.split_once(':').ok_or_else(misfit)?;
+            for pair in numbers.split(',') {
+                let (partition, next) = pair.split_once('=').ok_or_else(misfit)?;
+                let partition = partition.parse().map_err(|_| misfit())?;
+                let next = next.parse().map_err(|_| misfit())?;
+                self.at.outputs.restore(topic.into(), partition, next);
+            }
+        }
+        Ok(())
+    }
+
+    /// The batch is committed.
+    pub fn commit(&mut self) {
+        self.before = None;
+        self.tell_all = false;
+        self.unwritable.clear();
+    }
+
+    /// The batch is not committed: as if it had never been.
+    pub fn rollback(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.at = *before;
+        }
+        // What was told is not known any more; telling once too often does no harm.
+        self.tell_all = true;
+        self.partials.iter_mut().for_each(Partials::rollback);
+        self.counts = Counts::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_query::plan::Plan;
+
+    const FILE: &str = "CREATE STREAM pedidos (id STRING KEY, tienda STRING, n BIGINT) \
+        WITH (KAFKA_TOPIC='pedidos', VALUE_FORMAT='JSON');
+        CREATE TABLE por_tienda AS SELECT tienda, SUM(n) AS n FROM pedidos \
+        WINDOW TUMBLING (SIZE 1 MINUTE) GROUP BY tienda;
+        CREATE STREAM grandes AS SELECT id, tienda, n FROM pedidos WHERE n > 10;";
+
+    fn task() -> SourceTask {
+        let plans = Plan::compile_file("f", FILE).unwrap_or_else(|faults| panic!("{faults}"));
+        SourceTask::new(Arc::new(Shared::new(plans, 2, 0)), 0, 1)
+    }
+
+    fn record(offset: i64, value: &str) -> Record {
+        Record {
+            partition: 1,
+            offset,
+            timestamp: 1_000 * offset,
+            key: Some(b"p".as_slice().into()),
+            value: Some(value.as_bytes().into()),
+            ..Record::default()
+        }
+    }
+
+    fn batch(task: &mut SourceTask, records: &[Record]) -> Outbox {
+        let (mut outbox, tables) = (Outbox::default(), Tables::new(&task.shared));
+        for record in records {
+            task.process(record, &tables, &mut outbox).unwrap();
+        }
+        task.finish(0, &mut outbox).unwrap();
+        outbox
+    }
+
+    #[test]
+    fn a_successor_goes_on_where_the_metadata_says() {
+        let first = [record(0, r#"{"tienda":"a","n":20}"#), record(1, "no json")];
+        let next = [record(2, r#"{"tienda":"a","n":30}"#)];
+        let mut task = task();
+        let outbox = batch(&mut task, &first);
+        let topics: Vec<&str> = outbox.records.iter().map(|r| &*r.topic).collect();
+        let both = ["por_tienda_errores", "grandes_errores"];
+        assert_eq!(topics[..3], ["grandes", both[0], both[1]]);
+        assert!(topics[3..].iter().all(|topic| *topic == "caudal_parciales"));
+        task.commit();
+        let mut successor = self::task();
+        successor.resume(&task.metadata()).unwrap();
+        successor.set_next_offset(task.next_offset());
+        assert_eq!(successor.metadata(), task.metadata());
+        task.tell_all = true;
+        assert_eq!(batch(&mut successor, &next).records, batch(&mut task, &next).records);
+        assert!(self::task().resume("x").unwrap_err().contains("none of ours"));
+        self::task().resume("").unwrap();
+    }
+
+    #[test]
+    fn an_aborted_batch_leaves_nothing() {
+        let records = [record(0, r#"{"tienda":"a","n":20}"#)];
+        let mut task = task();
+        let before = batch(&mut task, &records);
+        task.rollback();
+        assert_eq!(batch(&mut task, &records).records, before.records);
+    }
+}
