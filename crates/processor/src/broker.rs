@@ -79,8 +79,8 @@ pub trait Broker {
     /// Reader of the state log.
     fn state_log(&mut self) -> &mut LogReader<Self::Log>;
 
-    /// Reader of the reference table, where a query joins one.
-    fn table_log(&mut self) -> Option<&mut LogReader<Self::Log>>;
+    /// Reader of a table's topic, by its place in [`Shared::tables`](crate::shared::Shared).
+    fn table_log(&mut self, place: usize) -> &mut LogReader<Self::Log>;
 
     /// Drops records of the state log below an offset, sometime, or not at all.
     fn delete_records(&mut self, partition: i32, below: i64);

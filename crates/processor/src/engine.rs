@@ -287,14 +287,15 @@ impl<B: Broker> Engine<B> {
     /// partition has taken its position.
     fn start_tasks(&mut self) -> Result<()> {
         for restored in std::mem::take(&mut self.without_table) {
-            if !self.tables.is_as_of(restored.since) {
+            if !self.tables.are_as_of(restored.since) {
                 self.without_table.push(restored);
                 continue;
             }
             if self.tables.offset() < restored.table_offset {
                 let what = format!(
-                    "task {}: its last batch was joined with the reference table at offset {}, the \
-                     table now ends at {}: it was cut or made anew. Restore it, or start over",
+                    "task {}: its last batch was joined with the reference tables at offset {} (the \
+                     sum of their partitions'), they now end at {}: a topic was cut or made anew. \
+                     Restore it, or start over",
                     restored.id,
                     restored.table_offset,
                     self.tables.offset()

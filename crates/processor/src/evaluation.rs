@@ -56,8 +56,8 @@ impl Evaluation<'_> {
         tables: &'r Tables,
     ) -> Result<Option<Input<'r>>, EvalError> {
         let Some(join) = &query.plan.join else { return Ok(Some(row)) };
-        let key = query.plan.join_key(&row)?;
-        if let Some(found) = key.and_then(|key| tables.get(&key)) {
+        let (key, place) = (query.plan.join_key(&row)?, query.table.unwrap_or(0));
+        if let Some(found) = key.and_then(|key| tables.get(place, &key)) {
             return Ok(Some(row.joined(found)));
         }
         if join.left {

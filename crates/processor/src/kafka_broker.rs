@@ -50,7 +50,7 @@ pub struct KafkaBroker {
     /// The membership as of the last gathering; `None` when the assignment was lost.
     group: Option<GroupSnapshot>,
     state_log: LogReader,
-    table_log: Option<LogReader>,
+    table_logs: Vec<LogReader>,
     ends: Offsets,
     cutter: Cutter,
 }
@@ -85,14 +85,15 @@ impl KafkaBroker {
             protocol: manner.protocol,
             topics,
         };
-        let table = shared.table();
-        let table_log = table.map(|table| LogReader::connect(kafka, &table.topic)).transpose()?;
+        let topics = shared.tables.iter().map(|table| &table.source.topic);
+        let table_logs = topics.map(|topic| LogReader::connect(kafka, topic));
+        let table_logs = table_logs.collect::<Result<_>>()?;
         Ok(KafkaBroker {
             consumer: GroupConsumer::join(kafka, &membership)?,
             producer,
             group: None,
             state_log: LogReader::connect(kafka, &shared.state_topic)?,
-            table_log,
+            table_logs,
             ends: Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-restore")?,
             cutter: Cutter::start(kafka, &shared.state_topic)?,
             kafka: kafka.clone(),
@@ -168,8 +169,8 @@ impl Broker for KafkaBroker {
         &mut self.state_log
     }
 
-    fn table_log(&mut self) -> Option<&mut LogReader<KafkaLog>> {
-        self.table_log.as_mut()
+    fn table_log(&mut self, place: usize) -> &mut LogReader<KafkaLog> {
+        &mut self.table_logs[place]
     }
 
     fn delete_records(&mut self, partition: i32, below: i64) {

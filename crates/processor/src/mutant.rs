@@ -26,6 +26,8 @@ pub(crate) enum Mutant {
     SweepOneBlockShort,
     /// A task without input never sweeps, however much its peer writes.
     QuietTaskHoldsTheCut,
+    /// A task of another stream begins to number its outputs anew after a restart.
+    SourceNumbersForgotten,
 }
 
 /// Is the engine broken in this way? Never outside tests.

@@ -69,6 +69,17 @@ pub struct Query {
     pub fingerprint: PlanFingerprint,
     /// Place of the stream that it reads in [`Shared::sources`]; `None`: `transacciones_validas`.
     pub source: Option<u8>,
+    /// Place of the table that it joins in [`Shared::tables`].
+    pub table: Option<usize>,
+}
+
+/// A table that queries join.
+#[derive(Debug)]
+pub struct Reference {
+    /// Its declaration.
+    pub source: Arc<Source>,
+    /// Number of its topic's partitions.
+    pub partitions: i32,
 }
 
 /// A topic that queries read beside `transacciones`.
@@ -81,7 +92,7 @@ pub struct SourceTopic {
 }
 
 impl Query {
-    fn new(plan: Plan, source: Option<u8>) -> Query {
+    fn new(plan: Plan, source: Option<u8>, table: Option<usize>) -> Query {
         Query {
             topic: plan.name.as_str().into(),
             late_topic: plan.late_topic().into(),
@@ -90,6 +101,7 @@ impl Query {
             schema_id: plan.schema_id(),
             fingerprint: plan.fingerprint(),
             source,
+            table,
             plan,
         }
     }
@@ -142,6 +154,8 @@ pub struct Shared {
     pub streams: Vec<Query>,
     /// Topics that are read beside `transacciones`.
     pub sources: Vec<SourceTopic>,
+    /// Tables that queries join.
+    pub tables: Vec<Reference>,
     /// Schema id of `Transaction`.
     pub transaction_schema: u32,
     /// Schema id of `ValidTransaction`.
@@ -178,6 +192,7 @@ impl Shared {
         let described = format!("{RULES_VERSION} {horizon}");
         rules.copy_from_slice(&Sha256::digest(described.as_bytes())[..16]);
         let mut sources: Vec<SourceTopic> = Vec::new();
+        let mut tables: Vec<Reference> = Vec::new();
         let of = |plan: Plan| {
             let topic = plan.stream.as_ref().map(|stream| stream.source.topic.as_str());
             let source = topic.map(|topic| {
@@ -189,12 +204,20 @@ impl Shared {
                 // There are at most 31 queries.
                 u8::try_from(place).unwrap_or(u8::MAX)
             });
-            Query::new(plan, source)
+            let joined = plan.join.as_ref().map(|join| &join.table);
+            let table = joined.map(|joined| {
+                let known = tables.iter().position(|table| table.source.name == joined.name);
+                known.unwrap_or_else(|| {
+                    tables.push(Reference { source: Arc::clone(joined), partitions: 1 });
+                    tables.len() - 1
+                })
+            });
+            Query::new(plan, source, table)
         };
         let all: Vec<Query> = plans.into_iter().map(of).collect();
-        let (streams, tables): (Vec<_>, Vec<_>) =
+        let (streams, groups): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|query| query.plan.is_stream());
-        let (local, global) = tables.into_iter().partition(|query| query.plan.is_local());
+        let (local, global) = groups.into_iter().partition(|query| query.plan.is_local());
         Shared {
             partitions,
             horizon,
@@ -202,6 +225,7 @@ impl Shared {
             global,
             streams,
             sources,
+            tables,
             transaction_schema: schemas.transaction.id,
             valid_schema: schemas.valid.id,
             rules,
@@ -270,13 +294,6 @@ impl Shared {
     pub fn idle_timeouts(&self) -> Vec<i64> {
         let set: BTreeSet<i64> = self.global.iter().filter_map(|q| q.plan.idle_timeout).collect();
         set.into_iter().collect()
-    }
-
-    /// The reference table that queries join.
-    #[must_use]
-    pub fn table(&self) -> Option<Arc<Source>> {
-        let mut joins = self.all().filter_map(|q| q.plan.join.as_ref());
-        joins.next().map(|join| Arc::clone(&join.table))
     }
 }
 

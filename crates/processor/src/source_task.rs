@@ -7,6 +7,7 @@
 
 use crate::evaluation::Evaluation;
 use crate::metrics::Counts;
+use crate::mutant::{self, Mutant};
 use crate::outputs::Outputs;
 use crate::partials::{Source, Telling};
 use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
@@ -300,7 +301,9 @@ impl SourceTask {
                 let (partition, next) = pair.split_once('=').ok_or_else(misfit)?;
                 let partition = partition.parse().map_err(|_| misfit())?;
                 let next = next.parse().map_err(|_| misfit())?;
-                self.at.outputs.restore(topic.into(), partition, next);
+                if !mutant::is(Mutant::SourceNumbersForgotten) {
+                    self.at.outputs.restore(topic.into(), partition, next);
+                }
             }
         }
         Ok(())

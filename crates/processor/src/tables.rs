@@ -1,13 +1,12 @@
-//! The reference table that queries join: a compacted topic in memory.
+//! The reference tables that queries join: compacted topics in memory.
 //!
-//! A task starts only when the table has been read to an end that was captured after the task was
-//! assigned: so it is never older than the table that the task's last block was joined with, and a
-//! first record never misses a row that was there before it. The table moves on between batches
-//! only, and each block says at which offset its batch was joined: every record is joined once, with
-//! a table that can be named.
+//! A task starts only when every table has been read to an end that was captured after the task was
+//! assigned: so it is never older than the tables that the task's last block was joined with, and a
+//! first record never misses a row that was there before it. The tables move on between batches
+//! only, and each block says how far they had been read when its batch was joined.
 
 use crate::broker::Broker;
-use crate::shared::Shared;
+use crate::shared::{Reference, Shared};
 use anyhow::Result;
 use caudal_core::decode::Record;
 use caudal_kafka::log_reader::Event;
@@ -19,96 +18,141 @@ use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often the table is brought up to date.
+/// How often a table is brought up to date.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long reading may hold up a batch.
 const SLICE: Duration = Duration::from_millis(20);
-/// The table has one partition.
-const PARTITION: i32 = 0;
 
-/// The reference table, or none.
+/// One table.
+#[derive(Debug)]
+struct Table {
+    /// Its declaration.
+    source: Arc<Source>,
+    rows: FxHashMap<Box<str>, GenericRow>,
+    /// Per partition: every record below it is in the table.
+    offsets: Vec<i64>,
+    /// When the last reading to captured ends was begun; `None` before the first.
+    as_of: Option<Instant>,
+    reading: Option<Reading>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    since: Instant,
+    /// Partitions whose end has not come yet.
+    left: usize,
+    /// A partition was cut while it was read from its beginning: all of it begins again.
+    is_void: bool,
+}
+
+/// The reference tables, in the order of [`Shared::tables`].
 #[derive(Debug)]
 pub struct Tables {
-    /// The table's declaration.
-    source: Option<Arc<Source>>,
-    rows: FxHashMap<Box<str>, GenericRow>,
-    /// Every record below it is in the table.
-    offset: i64,
-    /// When the last reading to a captured end was begun; `None` before the first.
-    as_of: Option<Instant>,
-    reading_since: Option<Instant>,
-    is_used: bool,
+    all: Vec<Table>,
 }
 
 impl Tables {
-    /// Empty; used when a query joins it.
+    /// Empty.
     #[must_use]
     pub fn new(shared: &Shared) -> Tables {
-        Tables {
-            source: shared.table(),
+        let table = |Reference { source, partitions }: &Reference| Table {
+            source: Arc::clone(source),
             rows: FxHashMap::default(),
-            offset: 0,
+            offsets: vec![0; usize::try_from(*partitions).unwrap_or(0)],
             as_of: None,
-            reading_since: None,
-            is_used: shared.table().is_some(),
-        }
+            reading: None,
+        };
+        Tables { all: shared.tables.iter().map(table).collect() }
     }
 
-    /// Next offset of the table's topic.
+    /// How far the tables were read: the sum of their partitions' next offsets. Each of them only
+    /// grows, so that a lower sum is an older table.
     #[must_use]
     pub fn offset(&self) -> i64 {
-        self.offset
+        self.all.iter().flat_map(|table| &table.offsets).sum()
     }
 
-    /// A row.
+    /// A row of the table at that place.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&GenericRow> {
-        self.rows.get(key)
+    pub fn get(&self, place: usize, key: &str) -> Option<&GenericRow> {
+        self.all.get(place)?.rows.get(key)
     }
 
-    /// Whether the table holds all that was in its topic at `time`.
+    /// Whether the tables hold all that was in their topics at `time`.
     #[must_use]
-    pub fn is_as_of(&self, time: Instant) -> bool {
-        !self.is_used || self.as_of.is_some_and(|as_of| as_of >= time)
+    pub fn are_as_of(&self, time: Instant) -> bool {
+        self.all.iter().all(|table| table.is_as_of(time))
     }
 
-    /// Reads on for a moment, if it is time, or if somebody needs the table as of `wish`.
+    /// Reads on for a moment, if it is time, or if somebody needs the tables as of `wish`.
     ///
     /// # Errors
-    /// When the topic cannot be read.
+    /// When a topic cannot be read.
     pub fn follow<B: Broker>(&mut self, broker: &mut B, wish: Option<Instant>) -> Result<()> {
-        if !self.is_used {
-            return Ok(());
+        for (place, table) in self.all.iter_mut().enumerate() {
+            table.follow(place, broker, wish)?;
         }
+        Ok(())
+    }
+}
+
+impl Table {
+    fn is_as_of(&self, time: Instant) -> bool {
+        self.as_of.is_some_and(|as_of| as_of >= time)
+    }
+
+    fn follow<B: Broker>(
+        &mut self,
+        place: usize,
+        broker: &mut B,
+        wish: Option<Instant>,
+    ) -> Result<()> {
         let now = broker.now();
-        let Some(log) = broker.table_log() else { return Ok(()) };
-        if self.reading_since.is_none() {
+        let log = broker.table_log(place);
+        if self.reading.is_none() {
             let is_old =
                 self.as_of.is_none_or(|as_of| now.saturating_duration_since(as_of) >= EVERY);
             if !is_old && wish.is_none_or(|wish| self.is_as_of(wish)) {
                 return Ok(());
             }
-            self.reading_since = Some(now);
-            log.add(PARTITION, self.as_of.map(|_| self.offset));
+            self.reading = Some(Reading { since: now, left: self.offsets.len(), is_void: false });
+            for (partition, offset) in (0..).zip(&self.offsets) {
+                log.add(partition, self.as_of.map(|_| *offset));
+            }
         }
         log.step(SLICE, |event| -> Result<()> {
             match event {
                 Event::Record(record) => self.apply(&record),
-                Event::End(_) => self.as_of = self.reading_since.take(),
-                // Its first reading: it begins again.
-                Event::Cut(_) => {
-                    self.rows.clear();
-                    self.reading_since = None;
-                }
+                Event::End(_) => self.end(false),
+                Event::Cut(_) => self.end(true),
             }
             Ok(())
         })
     }
 
+    /// A partition is read to its end, or was cut.
+    fn end(&mut self, is_cut: bool) {
+        let Some(reading) = &mut self.reading else { return };
+        reading.left = reading.left.saturating_sub(1);
+        reading.is_void |= is_cut;
+        if reading.left > 0 {
+            return;
+        }
+        if reading.is_void {
+            self.rows.clear();
+            self.offsets.fill(0);
+        } else {
+            self.as_of = Some(reading.since);
+        }
+        self.reading = None;
+    }
+
     fn apply(&mut self, record: &Record) {
-        self.offset = record.offset + 1;
-        let Some(source) = &self.source else { return };
-        match row_of(source, record) {
+        let at = usize::try_from(record.partition).ok().and_then(|p| self.offsets.get_mut(p));
+        if let Some(offset) = at {
+            *offset = record.offset + 1;
+        }
+        match row_of(&self.source, record) {
             Ok((key, Some(row))) => {
                 self.rows.insert(key, row);
             }
@@ -116,7 +160,8 @@ impl Tables {
                 self.rows.remove(&key);
             }
             Err(error) => {
-                tracing::warn!(offset = record.offset, %error, "row of the reference table");
+                let (topic, partition) = (&self.source.topic, record.partition);
+                tracing::warn!(%topic, partition, offset = record.offset, %error, "row of a table");
             }
         }
     }

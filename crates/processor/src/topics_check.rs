@@ -39,7 +39,7 @@ pub fn check_topics(kafka: &Kafka, shared: &mut Shared) -> Result<()> {
     }
 }
 
-/// The partition counts of the other streams, which may be any.
+/// The partition counts of the other streams and of tables, which may be any.
 fn take_partitions(found: &BTreeMap<String, admin::Topic>, shared: &mut Shared) -> Result<()> {
     for source in &mut shared.sources {
         let Some(topic) = found.get(&*source.topic) else {
@@ -50,6 +50,17 @@ fn take_partitions(found: &BTreeMap<String, admin::Topic>, shared: &mut Shared) 
             return Err(Usage(what).into());
         };
         source.partitions = topic.partitions;
+    }
+    for table in &mut shared.tables {
+        let Some(topic) = found.get(&table.source.topic) else {
+            let what = format!(
+                "topic {} of table {} does not exist; a query joins it. Create it (compacted), or \
+                 drop the query",
+                table.source.topic, table.source.name
+            );
+            return Err(Usage(what).into());
+        };
+        table.partitions = topic.partitions;
     }
     Ok(())
 }
@@ -120,13 +131,6 @@ fn partition_count(found: &BTreeMap<String, admin::Topic>, shared: &Shared) -> R
             ))
             .into());
         }
-    }
-    if let Some(table) = shared.table()
-        && partitions(&table.topic)? != 1
-    {
-        let topic = &table.topic;
-        let what = format!("topic {topic} is joined as a table and must have one partition");
-        return Err(Usage(what).into());
     }
     Ok(expected)
 }

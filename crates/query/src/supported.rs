@@ -88,9 +88,8 @@ pub fn check(
 /// Most queries of a file: lateness is a bit for each in what `caudal verify` remembers of a record.
 const MOST: usize = 31;
 
-/// Says what the engine does not run of queries that are right one by one: there are too many,
-/// two declare one topic (its stream time is one), or two join different tables (one is kept in
-/// memory).
+/// Says what the engine does not run of queries that are right one by one: there are too many, or
+/// two declare one topic, whose stream time is one.
 ///
 /// # Errors
 /// What that is.
@@ -110,13 +109,5 @@ pub fn check_all(plans: &[Plan]) -> Result<(), String> {
             ));
         }
     }
-    let mut joins = plans.iter().filter_map(|plan| Some((plan, &plan.join.as_ref()?.table.name)));
-    let Some((_, table)) = joins.next() else { return Ok(()) };
-    match joins.find(|(_, other)| *other != table) {
-        None => Ok(()),
-        Some((plan, other)) => Err(format!(
-            "query {} joins {other}, another query joins {table}: the engine keeps one table",
-            plan.name
-        )),
-    }
+    Ok(())
 }

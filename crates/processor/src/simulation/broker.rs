@@ -417,8 +417,8 @@ impl Broker for SimBroker {
         &mut self.state_log
     }
 
-    fn table_log(&mut self) -> Option<&mut LogReader<SimLog>> {
-        Some(&mut self.table_log)
+    fn table_log(&mut self, _: usize) -> &mut LogReader<SimLog> {
+        &mut self.table_log
     }
 
     fn delete_records(&mut self, partition: i32, below: i64) {

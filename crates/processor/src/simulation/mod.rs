@@ -5,6 +5,7 @@
 //! compares what lies in the logs afterwards with the [`reference`].
 
 mod broker;
+mod chain;
 mod cluster;
 mod dice;
 mod group;
@@ -139,6 +140,7 @@ fn every_mutant_is_caught() {
         Mutant::WatermarkIgnoresAbsentPartition,
         Mutant::IdleByClock,
         Mutant::SweepOneBlockShort,
+        Mutant::SourceNumbersForgotten,
     ];
     let mut survivors = Vec::new();
     for mutant in mutants {

@@ -7,7 +7,7 @@ use super::queries::Spec;
 use super::reference::{Arrived, Expected, Row, expect};
 use super::schedule::Played;
 use super::state_log::StateLog;
-use super::{HORIZON, TABLE};
+use super::{HORIZON, TABLE, chain};
 use crate::shared::Stage;
 use caudal_core::avro::{self, Reader};
 use caudal_core::decode::Record;
@@ -36,6 +36,12 @@ pub fn check(played: &Played, specs: &[Spec]) -> Result<Expected, String> {
         super::rows::check(&cluster, spec, &expected)?;
     }
     check_positions(&cluster, &state)?;
+    let input_of = |(partition, offset): (i32, i64)| {
+        let log = logs.get(usize::try_from(partition).ok()?)?;
+        log.iter().find(|arrived| arrived.offset == offset).map(|arrived| arrived.input)
+    };
+    chain::check(&cluster, &expected, &played.inputs, input_of)?;
+    chain::check_read(&cluster)?;
     drop(cluster);
     check_ledgers(played, &expected, &logs)?;
     Ok(expected)

@@ -7,7 +7,7 @@ use super::input::{Input, Shape};
 use super::oracle::same;
 use super::queries::Spec;
 use super::world::World;
-use super::{HORIZON, TABLE};
+use super::{HORIZON, TABLE, chain};
 use crate::shared::Shared;
 use crate::tasks::Task;
 use caudal_core::decode::Record;
@@ -82,7 +82,7 @@ pub fn play(seed: u64, specs: &[Spec], tracing: bool) -> Result<Played, String> 
 }
 
 fn world(seed: u64, shape: &Shape, specs: &[Spec], dice: &mut Dice, tracing: bool) -> Rc<World> {
-    let inputs = [topics::TRANSACCIONES, topics::PARCIALES]
+    let inputs = [topics::TRANSACCIONES, topics::PARCIALES, chain::STREAM]
         .iter()
         .flat_map(|topic| (0..shape.partitions).map(|p| ((*topic).into(), p)))
         .collect();
@@ -98,8 +98,9 @@ fn world(seed: u64, shape: &Shape, specs: &[Spec], dice: &mut Dice, tracing: boo
         stall: rate(30),
         lag: rate(400),
     };
-    let plans = specs.iter().map(Spec::plan).collect();
+    let plans = specs.iter().map(Spec::plan).chain(chain::plans()).collect();
     let mut shared = Shared::new(plans, shape.partitions, HORIZON);
+    shared.sources.iter_mut().for_each(|source| source.partitions = shape.partitions);
     // Small, so that blocks, partials and batches are split.
     if dice.chance(600) {
         shared.sizes.block_part = 200 + dice.index(2000);
