@@ -232,7 +232,9 @@ impl Parser {
             }
             TokenKind::Double(text) => {
                 self.advance();
-                AstKind::Double(text.parse().unwrap_or(f64::NAN))
+                let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+                let too_large = || Fault::new(start, format!("{text} does not fit a DOUBLE"));
+                AstKind::Double(number.ok_or_else(too_large)?)
             }
             TokenKind::Text(text) => {
                 self.advance();
