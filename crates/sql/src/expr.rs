@@ -115,7 +115,11 @@ impl Expr {
         row: &'r R,
         errors: &mut Vec<EvalError>,
     ) -> Evaluated<'r> {
-        if TOLERANT { Ok(self.value_or_null(row, errors)) } else { self.run::<R, false>(row, errors) }
+        if TOLERANT {
+            Ok(self.value_or_null(row, errors))
+        } else {
+            self.run::<R, false>(row, errors)
+        }
     }
 
     fn run<'r, R: RowView + ?Sized, const TOLERANT: bool>(

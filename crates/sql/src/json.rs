@@ -186,9 +186,8 @@ mod tests {
             r#"{"b": [1.10, -0, 12345678901234567890.123456789], "a": null}"#
         );
         assert!(!json.means(&Json::parse(r#"{"a": null, "B": 1}"#).expect("json")));
-        let mean = |a: &str, b: &str| {
-            Json::parse(a).expect("json").means(&Json::parse(b).expect("json"))
-        };
+        let mean =
+            |a: &str, b: &str| Json::parse(a).expect("json").means(&Json::parse(b).expect("json"));
         assert!(mean("[1.10]", "[1.1]"));
         assert!(mean("4.6116860184273879E18", "4611686018427387904"));
         assert!(!mean("4611686018427387903", "4611686018427387904"));

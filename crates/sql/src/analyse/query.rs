@@ -324,8 +324,7 @@ fn output(
         let message = "KEY_FORMAT of records without a key";
         faults.push(Fault::new(property.span, message).help("leave it out"));
     }
-    let value_format =
-        properties.format(Part::Value, faults).unwrap_or(inherited.value_format);
+    let value_format = properties.format(Part::Value, faults).unwrap_or(inherited.value_format);
     let value_format = properties.with_delimiter(value_format, faults);
     let window = match window.map(|w| w.kind) {
         Some(WindowKind::Tumbling { size } | WindowKind::Hopping { size, .. }) => {

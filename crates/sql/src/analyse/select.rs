@@ -128,24 +128,48 @@ fn select_items(
             SelectItem::All { qualifier, span } => {
                 select_all(selection, context, scope, (qualifier.as_ref(), *span), faults);
             }
-            SelectItem::Value { value, alias } => {
-                let Some(bound) = collect(bind(value, scope), faults) else { continue };
-                if bound.kind == SqlType::Null {
-                    let message = "a column that is always NULL has no type";
-                    faults.push(Fault::new(value.span, message).help("CAST(NULL AS STRING)"));
+            SelectItem::Fields { base } => {
+                let Some(bound) = collect(bind(base, scope), faults) else { continue };
+                let SqlType::Struct(fields) = bound.kind else {
+                    let message = format!("->* lists the fields of a STRUCT, not {}", bound.kind);
+                    faults.push(Fault::new(base.span, message));
                     continue;
+                };
+                for (text, _) in fields {
+                    let name = Name { text, span: base.span };
+                    let kind = AstKind::Field { base: Box::new(base.clone()), name };
+                    let field = Ast { kind, span: base.span };
+                    select_value(selection, context, scope, (&field, None), faults);
                 }
-                let name = alias.as_ref().map(|alias| alias.text.clone());
-                let name = name.or_else(|| implied_name(value, selection, context));
-                let name = name.unwrap_or_else(|| {
-                    let name = generated_name(context.naming, selection, context);
-                    selection.generated += 1;
-                    name
-                });
-                selection.push(name, bound, canonical(value, &context.scope), value.span);
+            }
+            SelectItem::Value { value, alias } => {
+                select_value(selection, context, scope, (value, alias.as_ref()), faults);
             }
         }
     }
+}
+
+fn select_value(
+    selection: &mut Selection,
+    context: &Context<'_>,
+    scope: &dyn Scope,
+    (value, alias): (&Ast, Option<&Name>),
+    faults: &mut Vec<Fault>,
+) {
+    let Some(bound) = collect(bind(value, scope), faults) else { return };
+    if bound.kind == SqlType::Null {
+        let message = "a column that is always NULL has no type";
+        faults.push(Fault::new(value.span, message).help("CAST(NULL AS STRING)"));
+        return;
+    }
+    let name = alias.map(|alias| alias.text.clone());
+    let name = name.or_else(|| implied_name(value, selection, context));
+    let name = name.unwrap_or_else(|| {
+        let name = generated_name(context.naming, selection, context);
+        selection.generated += 1;
+        name
+    });
+    selection.push(name, bound, canonical(value, &context.scope), value.span);
 }
 
 fn select_all(
@@ -170,8 +194,7 @@ fn select_all(
             None => column.name.clone(),
         };
         let written = |text: &str| Name { text: text.to_owned(), span };
-        let kind =
-            AstKind::Column { qualifier: Some(written(label)), name: written(&column.name) };
+        let kind = AstKind::Column { qualifier: Some(written(label)), name: written(&column.name) };
         if let Some(value) = collect(bind(&Ast { kind, span }, scope), faults) {
             selection.push(name, value, Some(format!("#{index}")), span);
         }
@@ -291,7 +314,7 @@ fn missing_key(
     };
     let first = match &context.select.items[0] {
         SelectItem::All { span, .. } => *span,
-        SelectItem::Value { value, .. } => value.span,
+        SelectItem::Value { value, .. } | SelectItem::Fields { base: value } => value.span,
     };
     faults.push(Fault::new(first, message).help(help));
 }

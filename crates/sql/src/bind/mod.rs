@@ -243,13 +243,16 @@ fn map(entries: &[(Ast, Ast)], span: Span, scope: &dyn Scope) -> Bound<Expr> {
     let mut keys = Vec::new();
     let mut values = Vec::new();
     for (key, value) in entries {
-        let bound = bind(key, scope)?;
-        if bound.kind == SqlType::Null && entries.len() == 1 {
-            let message = "a MAP needs a key that is not NULL";
-            return Err(Box::new(Fault::new(key.span, message)));
-        }
-        keys.push(coerce(bound, &SqlType::String, key.span)?);
+        keys.push((bind(key, scope)?, key.span));
         values.push((bind(value, scope)?, value.span));
+    }
+    let (key_kind, keys) = list::unify(keys)?;
+    if !matches!((&key_kind, keys.is_empty()), (SqlType::String, _) | (_, true)) {
+        let message = match key_kind {
+            SqlType::Null => "a MAP needs a key that is not NULL".to_owned(),
+            other => format!("the keys of a MAP are STRING, not {other}"),
+        };
+        return Err(Box::new(Fault::new(span, message).help("MAP('key' := value, …)")));
     }
     let (kind, values) = list::unify(values)?;
     if kind == SqlType::Null {

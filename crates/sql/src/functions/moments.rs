@@ -138,7 +138,8 @@ impl Format {
     fn day_at_start(&self, args: &mut [Value<'_>]) -> Result<i64, EvalError> {
         let whole = text(&mut args[0]);
         let start = |pattern: &Pattern, zone: &TimeZone| pattern.parse_start(&whole, zone);
-        let micros = self.with(args, |pattern, zone| Ok(start(pattern, zone).map_err(failed)?.0))?;
+        let micros =
+            self.with(args, |pattern, zone| Ok(start(pattern, zone).map_err(failed)?.0))?;
         if micros.rem_euclid(DAY) != 0 {
             return Err(failed(format!("{whole:?} has a time of day beside its date")));
         }
