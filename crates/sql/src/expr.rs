@@ -106,7 +106,7 @@ impl Expr {
     /// # Errors
     /// As [`Expr::eval`].
     pub fn holds<R: RowView + ?Sized>(&self, row: &R) -> Result<bool, EvalError> {
-        Ok(self.eval(row)? == Value::Boolean(true))
+        Ok(matches!(self.eval(row)?, Value::Boolean(true)))
     }
 
     /// A piece of an expression: where pieces may fail, NULL and a report take its place.
@@ -148,7 +148,8 @@ impl Expr {
             Node::In { value, list } => contains::<R, TOLERANT>(value, list, row, errors),
             Node::Case { whens, otherwise } => {
                 for (condition, value) in whens {
-                    if condition.piece::<R, TOLERANT>(row, errors)? == Value::Boolean(true) {
+                    let condition = condition.piece::<R, TOLERANT>(row, errors)?;
+                    if matches!(condition, Value::Boolean(true)) {
                         return value.piece::<R, TOLERANT>(row, errors);
                     }
                 }
@@ -196,7 +197,10 @@ impl Expr {
                 when || otherwise.as_ref().is_some_and(|value| value.may_fail())
             }
             Node::Coalesce(values) | Node::Array(values) | Node::Struct(values) => any(values),
-            Node::Arithmetic { .. } | Node::Call { .. } | Node::Map(_) => true,
+            Node::Map(entries) => {
+                entries.iter().any(|(key, value)| key.may_fail() || value.may_fail())
+            }
+            Node::Arithmetic { .. } | Node::Call { .. } => true,
         }
     }
 
