@@ -305,11 +305,7 @@ impl Plan {
         errors: &mut Vec<EvalError>,
     ) {
         for column in self.query.columns.iter().filter(|column| column.key == key) {
-            let value = column.value.eval(row).unwrap_or_else(|error| {
-                errors.push(error);
-                Value::Null
-            });
-            cells.push(cell(value, &column.value.kind));
+            cells.push(cell(column.value.value_or_null(row, errors), &column.value.kind));
         }
     }
 

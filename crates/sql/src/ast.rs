@@ -232,6 +232,11 @@ pub enum SelectItem {
         /// Where it stands.
         span: Span,
     },
+    /// `struct->*`.
+    Fields {
+        /// The STRUCT.
+        base: Ast,
+    },
     /// An expression.
     Value {
         /// The expression.

@@ -48,8 +48,8 @@ pub fn convert<'a>(value: Value<'a>, from: &SqlType, to: &SqlType) -> Evaluated<
     match to {
         SqlType::String => Ok(Value::Text(Cow::Owned(to_text(&value, from)))),
         SqlType::Boolean => {
-            let text = value.as_text().unwrap_or_default().trim();
-            Ok(Value::Boolean(text.eq_ignore_ascii_case("true")))
+            let text = value.as_text().unwrap_or_default();
+            Ok(Value::Boolean(boolean(text).unwrap_or(false)))
         }
         SqlType::Int => {
             let number = to_long(&value, from).filter(|n| i32::try_from(*n).is_ok());
@@ -69,6 +69,18 @@ pub fn convert<'a>(value: Value<'a>, from: &SqlType, to: &SqlType) -> Evaluated<
             to_time(&value, to).ok_or_else(|| error(&value, from, to))
         }
         _ => convert_inner(value, from, to),
+    }
+}
+
+/// The BOOLEAN that a text names: `true` or `yes`, `false` or `no`, or the first letters of one,
+/// in any case, as in ksqlDB.
+pub(crate) fn boolean(text: &str) -> Option<bool> {
+    let text = text.trim().to_ascii_lowercase();
+    let begins = |words: [&str; 2]| words.iter().any(|word| word.starts_with(&text));
+    match text.is_empty() {
+        true => None,
+        false if begins(["true", "yes"]) => Some(true),
+        false => begins(["false", "no"]).then_some(false),
     }
 }
 

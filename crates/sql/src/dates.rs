@@ -33,6 +33,27 @@ const MONTHS: [&str; 12] = [
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
+/// What letter `z` reads beside whole names. As in Java, the summer name of a zone means the zone:
+/// the date decides.
+const ABBREVIATIONS: [(&str, &str); 16] = [
+    ("PST", "America/Los_Angeles"),
+    ("PDT", "America/Los_Angeles"),
+    ("MST", "America/Denver"),
+    ("MDT", "America/Denver"),
+    ("CST", "America/Chicago"),
+    ("CDT", "America/Chicago"),
+    ("EST", "America/New_York"),
+    ("EDT", "America/New_York"),
+    ("BST", "Europe/London"),
+    ("WET", "Europe/Lisbon"),
+    ("WEST", "Europe/Lisbon"),
+    ("CET", "Europe/Paris"),
+    ("CEST", "Europe/Paris"),
+    ("EET", "Europe/Bucharest"),
+    ("EEST", "Europe/Bucharest"),
+    ("JST", "Asia/Tokyo"),
+];
+
 impl Pattern {
     /// Compiles a pattern.
     ///
@@ -83,16 +104,30 @@ impl Pattern {
     /// # Errors
     /// Where the text departs from the pattern.
     pub fn parse(&self, text: &str, zone: &TimeZone) -> Result<i64, String> {
+        let (micros, rest) = self.parse_start(text, zone)?;
+        if rest.is_empty() {
+            return Ok(micros);
+        }
+        Err(format!("{text:?} is longer than the pattern"))
+    }
+
+    /// Reads the start of a text, and gives what follows it.
+    ///
+    /// # Errors
+    /// Where the text departs from the pattern.
+    pub fn parse_start<'t>(
+        &self,
+        text: &'t str,
+        zone: &TimeZone,
+    ) -> Result<(i64, &'t str), String> {
         let mut read = Read { rest: text, ..Read::default() };
         for (at, piece) in self.0.iter().enumerate() {
             let next_is_field = matches!(self.0.get(at + 1), Some(Piece::Field(..)));
             read.piece(piece, next_is_field)
                 .ok_or_else(|| format!("{text:?} does not fit the pattern"))?;
         }
-        if !read.rest.is_empty() {
-            return Err(format!("{text:?} is longer than the pattern"));
-        }
-        read.moment(zone).ok_or_else(|| format!("{text:?} is no date"))
+        let micros = read.moment(zone).ok_or_else(|| format!("{text:?} is no date"))?;
+        Ok((micros, read.rest))
     }
 }
 
@@ -219,7 +254,7 @@ impl Read<'_> {
             'E' => {
                 self.name(&DAYS, count.max(3))?;
             }
-            'V' | 'z' => self.zone_name()?,
+            'V' | 'z' => self.zone_name(letter == 'z')?,
             'X' | 'x' | 'Z' => self.offset()?,
             _ => return None,
         }
@@ -248,18 +283,22 @@ impl Read<'_> {
         None
     }
 
-    fn zone_name(&mut self) -> Option<()> {
+    /// With `abbreviated`, `PST` and the like name a zone too.
+    fn zone_name(&mut self, abbreviated: bool) -> Option<()> {
         let end = self
             .rest
             .find(|c: char| !(c.is_ascii_alphanumeric() || "/_+-".contains(c)))
             .unwrap_or(self.rest.len());
-        self.zone = Some(zone(&self.rest[..end])?);
+        let written = &self.rest[..end];
+        let known = ABBREVIATIONS.iter().find(|(short, _)| short.eq_ignore_ascii_case(written));
+        let name = known.filter(|_| abbreviated).map_or(written, |(_, name)| name);
+        self.zone = Some(zone(name)?);
         self.rest = &self.rest[end..];
         Some(())
     }
 
     fn offset(&mut self) -> Option<()> {
-        if let Some(rest) = self.rest.strip_prefix('Z') {
+        if let Some(rest) = self.rest.strip_prefix(['Z', 'z']) {
             self.rest = rest;
             self.offset_seconds = Some(0);
             return Some(());
@@ -368,10 +407,16 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
     Some(TimeZone::UTC.to_timestamp(at).ok()?.as_microsecond())
 }
 
-/// Days since 1970 of `2026-01-31`.
+/// Days since 1970 of `2026-01-31`; a year or a month is its first day.
 #[must_use]
 pub fn parse_date(text: &str) -> Option<i64> {
-    let date: Date = text.trim().parse().ok()?;
+    let text = text.trim();
+    let whole = match text.len() {
+        4 => format!("{text}-01-01"),
+        7 => format!("{text}-01"),
+        _ => text.to_owned(),
+    };
+    let date: Date = whole.parse().ok()?;
     let at = TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok()?;
     Some(at.as_microsecond().div_euclid(DAY))
 }
@@ -434,6 +479,7 @@ mod tests {
         assert_eq!(parse_timestamp("1971"), Some(365 * DAY));
         assert_eq!(timestamp_text(-1_000), "1969-12-31T23:59:59.999");
         assert_eq!((parse_date("1970-01-03"), date_text(2)), (Some(2), "1970-01-03".into()));
+        assert_eq!((parse_date("1970-02"), parse_date("1971")), (Some(31), Some(365)));
         assert_eq!((parse_time("00:01:01"), time_text(61_000)), (Some(61_000), "00:01:01".into()));
         assert_eq!(add_months(30 * DAY, 1), Some(58 * DAY));
     }

@@ -85,52 +85,20 @@ impl Expr {
     /// [`EvalError`] when the record has no value of this expression: an overflow, a division by
     /// zero, a text that is no number.
     pub fn eval<'r, R: RowView + ?Sized>(&'r self, row: &'r R) -> Evaluated<'r> {
-        match &self.node {
-            Node::Literal(value) => Ok(value.borrowed()),
-            Node::Column(index) => Ok(row.column(*index)),
-            Node::MapEntry { column, key } => Ok(row.map_entry(*column, key)),
-            Node::Not(value) => Ok(match value.eval(row)? {
-                Value::Boolean(value) => Value::Boolean(!value),
-                _ => Value::Null,
-            }),
-            Node::And(left, right) => logical(left, right, row, false),
-            Node::Or(left, right) => logical(left, right, row, true),
-            Node::Compare { operator, left, right } => {
-                Ok(compare(*operator, &left.eval(row)?, &right.eval(row)?))
-            }
-            Node::IsNull { value, negated } => {
-                Ok(Value::Boolean(value.eval(row)?.is_null() != *negated))
-            }
-            Node::In { value, list } => contains(value, list, row),
-            Node::Case { whens, otherwise } => {
-                for (condition, value) in whens {
-                    if condition.holds(row)? {
-                        return value.eval(row);
-                    }
-                }
-                otherwise.as_ref().map_or(Ok(Value::Null), |value| value.eval(row))
-            }
-            Node::Coalesce(values) => {
-                for value in values {
-                    let value = value.eval(row)?;
-                    if !value.is_null() {
-                        return Ok(value);
-                    }
-                }
-                Ok(Value::Null)
-            }
-            Node::Arithmetic { operator, how, left, right } => {
-                arithmetic(*operator, *how, &left.eval(row)?, &right.eval(row)?)
-            }
-            Node::Call { args, call, strict, .. } => apply(args, call, *strict, row),
-            Node::Array(items) => {
-                Ok(Value::Array(items.iter().map(|item| item.eval(row)).collect::<Result<_, _>>()?))
-            }
-            Node::Struct(fields) => Ok(Value::Struct(
-                fields.iter().map(|field| field.eval(row)).collect::<Result<_, _>>()?,
-            )),
-            Node::Map(entries) => map(entries, row),
-        }
+        self.run::<R, false>(row, &mut Vec::new())
+    }
+
+    /// The value for a row; NULL, and a report, where there is none. As in ksqlDB it is the smallest
+    /// piece that becomes NULL, so that `IFNULL(CAST(text AS INT), 0)` has a value for every text.
+    pub fn value_or_null<'r, R: RowView + ?Sized>(
+        &'r self,
+        row: &'r R,
+        errors: &mut Vec<EvalError>,
+    ) -> Value<'r> {
+        self.run::<R, true>(row, errors).unwrap_or_else(|error| {
+            errors.push(error);
+            Value::Null
+        })
     }
 
     /// Whether a condition is true: neither false nor unknown.
@@ -139,6 +107,78 @@ impl Expr {
     /// As [`Expr::eval`].
     pub fn holds<R: RowView + ?Sized>(&self, row: &R) -> Result<bool, EvalError> {
         Ok(matches!(self.eval(row)?, Value::Boolean(true)))
+    }
+
+    /// A piece of an expression: where pieces may fail, NULL and a report take its place.
+    fn piece<'r, R: RowView + ?Sized, const TOLERANT: bool>(
+        &'r self,
+        row: &'r R,
+        errors: &mut Vec<EvalError>,
+    ) -> Evaluated<'r> {
+        if TOLERANT {
+            Ok(self.value_or_null(row, errors))
+        } else {
+            self.run::<R, false>(row, errors)
+        }
+    }
+
+    fn run<'r, R: RowView + ?Sized, const TOLERANT: bool>(
+        &'r self,
+        row: &'r R,
+        errors: &mut Vec<EvalError>,
+    ) -> Evaluated<'r> {
+        match &self.node {
+            Node::Literal(value) => Ok(value.borrowed()),
+            Node::Column(index) => Ok(row.column(*index)),
+            Node::MapEntry { column, key } => Ok(row.map_entry(*column, key)),
+            Node::Not(value) => Ok(match value.piece::<R, TOLERANT>(row, errors)? {
+                Value::Boolean(value) => Value::Boolean(!value),
+                _ => Value::Null,
+            }),
+            Node::And(left, right) => logical::<R, TOLERANT>(left, right, row, false, errors),
+            Node::Or(left, right) => logical::<R, TOLERANT>(left, right, row, true, errors),
+            Node::Compare { operator, left, right } => {
+                let left = left.piece::<R, TOLERANT>(row, errors)?;
+                Ok(compare(*operator, &left, &right.piece::<R, TOLERANT>(row, errors)?))
+            }
+            Node::IsNull { value, negated } => {
+                let value = value.piece::<R, TOLERANT>(row, errors)?;
+                Ok(Value::Boolean(value.is_null() != *negated))
+            }
+            Node::In { value, list } => contains::<R, TOLERANT>(value, list, row, errors),
+            Node::Case { whens, otherwise } => {
+                for (condition, value) in whens {
+                    let condition = condition.piece::<R, TOLERANT>(row, errors)?;
+                    if matches!(condition, Value::Boolean(true)) {
+                        return value.piece::<R, TOLERANT>(row, errors);
+                    }
+                }
+                match otherwise {
+                    Some(value) => value.piece::<R, TOLERANT>(row, errors),
+                    None => Ok(Value::Null),
+                }
+            }
+            Node::Coalesce(values) => {
+                for value in values {
+                    let value = value.piece::<R, TOLERANT>(row, errors)?;
+                    if !value.is_null() {
+                        return Ok(value);
+                    }
+                }
+                Ok(Value::Null)
+            }
+            Node::Arithmetic { operator, how, left, right } => {
+                let left = left.piece::<R, TOLERANT>(row, errors)?;
+                let right = right.piece::<R, TOLERANT>(row, errors)?;
+                arithmetic(*operator, *how, &left, &right)
+            }
+            Node::Call { args, call, strict, .. } => {
+                apply::<R, TOLERANT>(args, call, *strict, row, errors)
+            }
+            Node::Array(items) => Ok(Value::Array(pieces::<R, TOLERANT>(items, row, errors)?)),
+            Node::Struct(fields) => Ok(Value::Struct(pieces::<R, TOLERANT>(fields, row, errors)?)),
+            Node::Map(entries) => map::<R, TOLERANT>(entries, row, errors),
+        }
     }
 
     /// Whether it may have no value for some record: it computes something.
@@ -157,7 +197,35 @@ impl Expr {
                 when || otherwise.as_ref().is_some_and(|value| value.may_fail())
             }
             Node::Coalesce(values) | Node::Array(values) | Node::Struct(values) => any(values),
-            Node::Arithmetic { .. } | Node::Call { .. } | Node::Map(_) => true,
+            Node::Map(entries) => {
+                entries.iter().any(|(key, value)| key.may_fail() || value.may_fail())
+            }
+            Node::Arithmetic { .. } | Node::Call { .. } => true,
+        }
+    }
+
+    /// Whether it reads only columns that a test picks out.
+    pub(crate) fn reads_only(&self, picked: &dyn Fn(usize) -> bool) -> bool {
+        let all = |exprs: &[Expr]| exprs.iter().all(|expr| expr.reads_only(picked));
+        let both = |one: &Expr, other: &Expr| one.reads_only(picked) && other.reads_only(picked);
+        match &self.node {
+            Node::Literal(_) => true,
+            Node::Column(column) | Node::MapEntry { column, .. } => picked(*column),
+            Node::Not(value) | Node::IsNull { value, .. } => value.reads_only(picked),
+            Node::And(left, right)
+            | Node::Or(left, right)
+            | Node::Compare { left, right, .. }
+            | Node::Arithmetic { left, right, .. } => both(left, right),
+            Node::In { value, list } => value.reads_only(picked) && all(list),
+            Node::Case { whens, otherwise } => {
+                let otherwise = otherwise.as_ref().is_none_or(|value| value.reads_only(picked));
+                otherwise && whens.iter().all(|(condition, value)| both(condition, value))
+            }
+            Node::Coalesce(values)
+            | Node::Array(values)
+            | Node::Struct(values)
+            | Node::Call { args: values, .. } => all(values),
+            Node::Map(entries) => entries.iter().all(|(key, value)| both(key, value)),
         }
     }
 
@@ -180,18 +248,27 @@ impl Expr {
     }
 }
 
+fn pieces<'r, R: RowView + ?Sized, const TOLERANT: bool>(
+    exprs: &'r [Expr],
+    row: &'r R,
+    errors: &mut Vec<EvalError>,
+) -> Result<Vec<Value<'r>>, EvalError> {
+    exprs.iter().map(|expr| expr.piece::<R, TOLERANT>(row, errors)).collect()
+}
+
 /// AND decides at false, OR at true; what is unknown stays so unless the other side decides.
-fn logical<'r, R: RowView + ?Sized>(
+fn logical<'r, R: RowView + ?Sized, const TOLERANT: bool>(
     left: &'r Expr,
     right: &'r Expr,
     row: &'r R,
     decides: bool,
+    errors: &mut Vec<EvalError>,
 ) -> Evaluated<'r> {
-    let left = left.eval(row)?;
+    let left = left.piece::<R, TOLERANT>(row, errors)?;
     if left == Value::Boolean(decides) {
         return Ok(left);
     }
-    let right = right.eval(row)?;
+    let right = right.piece::<R, TOLERANT>(row, errors)?;
     Ok(match (&left, &right) {
         (_, Value::Boolean(value)) if *value == decides => right,
         (Value::Boolean(_), Value::Boolean(_)) => Value::Boolean(!decides),
@@ -215,15 +292,16 @@ fn compare(operator: Operator, left: &Value<'_>, right: &Value<'_>) -> Value<'st
 }
 
 /// Unknown where no item is equal and one, or the value, is NULL.
-fn contains<'r, R: RowView + ?Sized>(
+fn contains<'r, R: RowView + ?Sized, const TOLERANT: bool>(
     value: &'r Expr,
     list: &'r [Expr],
     row: &'r R,
+    errors: &mut Vec<EvalError>,
 ) -> Evaluated<'r> {
-    let value = value.eval(row)?;
+    let value = value.piece::<R, TOLERANT>(row, errors)?;
     let mut unknown = false;
     for item in list {
-        match value.equals(&item.eval(row)?) {
+        match value.equals(&item.piece::<R, TOLERANT>(row, errors)?) {
             Some(true) => return Ok(Value::Boolean(true)),
             Some(false) => {}
             None => unknown = true,
@@ -232,13 +310,16 @@ fn contains<'r, R: RowView + ?Sized>(
     Ok(if unknown { Value::Null } else { Value::Boolean(false) })
 }
 
-fn map<'r, R: RowView + ?Sized>(entries: &'r [(Expr, Expr)], row: &'r R) -> Evaluated<'r> {
+fn map<'r, R: RowView + ?Sized, const TOLERANT: bool>(
+    entries: &'r [(Expr, Expr)],
+    row: &'r R,
+    errors: &mut Vec<EvalError>,
+) -> Evaluated<'r> {
     let mut out: Vec<(Cow<'r, str>, Value<'r>)> = Vec::with_capacity(entries.len());
     for (key, value) in entries {
-        let Value::Text(key) = key.eval(row)? else {
-            return Err(EvalError("a key of a MAP is NULL".into()));
-        };
-        let value = value.eval(row)?;
+        let key = map_key(key.piece::<R, TOLERANT>(row, errors)?);
+        let value = value.piece::<R, TOLERANT>(row, errors)?;
+        // The last of several equal keys stays.
         match out.iter_mut().find(|(known, _)| *known == key) {
             Some(entry) => entry.1 = value,
             None => out.push((key, value)),
@@ -247,11 +328,20 @@ fn map<'r, R: RowView + ?Sized>(entries: &'r [(Expr, Expr)], row: &'r R) -> Eval
     Ok(Value::Map(out))
 }
 
-fn apply<'r, R: RowView + ?Sized>(
+/// A NULL key is the text that ksqlDB writes for it.
+fn map_key(key: Value<'_>) -> Cow<'_, str> {
+    match key {
+        Value::Text(key) => key,
+        _ => Cow::Borrowed("null"),
+    }
+}
+
+fn apply<'r, R: RowView + ?Sized, const TOLERANT: bool>(
     args: &'r [Expr],
     call: &'r Call,
     strict: bool,
     row: &'r R,
+    errors: &mut Vec<EvalError>,
 ) -> Evaluated<'r> {
     let mut few: [Value<'r>; FEW] = Default::default();
     let mut many = Vec::new();
@@ -262,7 +352,7 @@ fn apply<'r, R: RowView + ?Sized>(
         &mut many
     };
     for (slot, arg) in values.iter_mut().zip(args) {
-        *slot = arg.eval(row)?;
+        *slot = arg.piece::<R, TOLERANT>(row, errors)?;
         if strict && slot.is_null() {
             return Ok(Value::Null);
         }

@@ -174,9 +174,14 @@ impl Lexer<'_> {
                 .unwrap_or(self.rest().len());
             self.at += length;
             let written = &self.text[start..self.at];
+            if written.chars().all(|c| c.is_alphanumeric() || c == '_') {
+                // As in ksqlDB, `1st` is a name.
+                self.push(TokenKind::Word(written.to_owned()), start);
+                return;
+            }
             let message = format!("{written} is neither a number nor a name");
             let fault = Fault::new(Span { start, end: self.at }, message)
-                .help(format!("a name that begins with a digit is written `{written}`"));
+                .help(format!("a name with a point in it is written `{written}`"));
             self.faults.push(fault);
             return;
         }
@@ -212,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_passed_over() {
-        let (tokens, faults) = tokens("a ? 1b 'x");
-        assert_eq!((tokens.len(), faults.len()), (2, 3));
+        let (tokens, faults) = tokens("a ? 1.5b 1b 'x");
+        assert_eq!((tokens.len(), faults.len()), (3, 3));
     }
 }

@@ -36,9 +36,7 @@ pub mod wire;
 /// Every scalar function: its name, and how it is called.
 pub fn scalar_functions() -> impl Iterator<Item = (&'static str, &'static str)> {
     let binders = [("COALESCE", "COALESCE(value, …)"), ("IFNULL", "IFNULL(value, value)")];
-    // LIKE stands among the functions for patterns that are not literal; it is an operator.
-    let all = functions::all().filter(|f| f.name != "LIKE");
-    all.map(|function| (function.name, function.usage)).chain(binders)
+    functions::all().map(|function| (function.name, function.usage)).chain(binders)
 }
 
 /// Every aggregate: its name, and how it is called.

@@ -198,7 +198,8 @@ fn inner_text(value: &Value<'_>, kind: &SqlType) -> String {
     if value.is_null() { "null".to_owned() } else { to_text(value, kind) }
 }
 
-/// A double as Java writes it: `5.0`, `1.0E10`.
+/// A double as Java writes it: `5.0`, `1.0E10`. The fewest digits that read back as the same
+/// double; where one would do, the nearest two.
 #[must_use]
 pub fn double_text(value: f64) -> String {
     let size = value.abs();
@@ -213,10 +214,7 @@ pub fn double_text(value: f64) -> String {
         return if plain.contains('.') { plain } else { format!("{plain}.0") };
     }
     let scientific = format!("{value:E}");
-    match scientific.split_once('E') {
-        Some((mantissa, exponent)) if !mantissa.contains('.') => format!("{mantissa}.0E{exponent}"),
-        _ => scientific,
-    }
+    if scientific.contains('.') { scientific } else { format!("{value:.1E}") }
 }
 
 /// A double as exact decimal of a scale, through its shortest text, as Java's `BigDecimal.valueOf`.
@@ -236,9 +234,12 @@ mod tests {
 
     #[test]
     fn doubles_are_written_as_in_java() {
-        let all = [5.0, 1e10, 0.001, 0.0001, -2.5, 1.5e-7, 0.0];
+        let all = [5.0, 1e10, 0.001, 0.0001, -2.5, 1.5e-7, 0.0, 5e-324];
         let texts = all.map(double_text);
-        assert_eq!(texts, ["5.0", "1.0E10", "0.001", "1.0E-4", "-2.5", "1.5E-7", "0.0"]);
+        assert_eq!(
+            texts,
+            ["5.0", "1.0E10", "0.001", "1.0E-4", "-2.5", "1.5E-7", "0.0", "4.9E-324"]
+        );
     }
 
     #[test]

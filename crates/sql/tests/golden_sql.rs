@@ -2,7 +2,8 @@
 //!
 //! The expected outputs of `aggregates`, `projections` and `windows` were computed by SQLite over
 //! the same rows (each output of an aggregate by a query over the rows up to its record), those of
-//! `decimals` and `moments` by Python's decimal and datetime; `by_hand` was worked out on paper.
+//! `decimals`, `moments` and `lists` by Python (its decimal, datetime, zoneinfo, sorting and
+//! regular expressions); `by_hand` was worked out on paper.
 
 use caudal_sql::catalog::Catalog;
 use caudal_sql::execution::{Execution, Record, read_inputs, read_outputs};
@@ -11,7 +12,8 @@ use caudal_sql::json::Json;
 use caudal_sql::parser::Naming;
 use std::path::Path;
 
-const FILES: [&str; 6] = ["aggregates", "projections", "decimals", "moments", "windows", "by_hand"];
+const FILES: [&str; 7] =
+    ["aggregates", "projections", "decimals", "moments", "windows", "lists", "by_hand"];
 
 fn cases(file: &str) -> Vec<Json> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{file}.json"));

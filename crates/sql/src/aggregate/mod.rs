@@ -9,7 +9,7 @@ mod state;
 pub use distinct::EXACT_DISTINCT;
 pub use state::{Accumulators, Order};
 
-use crate::expr::Expr;
+use crate::expr::{Expr, Node};
 use crate::functions::Argument;
 use crate::types::SqlType;
 use crate::value::Value;
@@ -39,7 +39,7 @@ pub enum Function {
     Latest(Option<usize>, bool),
     /// `EARLIEST_BY_OFFSET(x[, n][, ignore nulls])`.
     Earliest(Option<usize>, bool),
-    /// `TOPK(x, k)`.
+    /// `TOPK(x[, other, …], k)`.
     TopK(usize),
     /// `TOPKDISTINCT(x, k)`.
     TopKDistinct(usize),
@@ -72,6 +72,7 @@ impl AggregateCall {
     pub fn state_bytes(&self) -> usize {
         let item = match self.argument_kind() {
             SqlType::String => 32,
+            SqlType::Struct(fields) => 32 * fields.len(),
             _ => 16,
         };
         match self.function {
@@ -96,7 +97,7 @@ const USAGES: [(&str, &str); 11] = [
     ("COUNT_DISTINCT", "COUNT_DISTINCT(value)"),
     ("LATEST_BY_OFFSET", "LATEST_BY_OFFSET(value[, count][, ignore nulls])"),
     ("EARLIEST_BY_OFFSET", "EARLIEST_BY_OFFSET(value[, count][, ignore nulls])"),
-    ("TOPK", "TOPK(value, count)"),
+    ("TOPK", "TOPK(value[, other, …], count)"),
     ("TOPKDISTINCT", "TOPKDISTINCT(value, count)"),
     ("COLLECT_LIST", "COLLECT_LIST(value)"),
 ];
@@ -140,19 +141,43 @@ pub(crate) fn resolve(name: &str, star: bool, args: &[Argument]) -> Option<(Func
             };
             Some((function, if count.is_some() { array() } else { first.kind.clone() }))
         }
-        "TOPK" | "TOPKDISTINCT" if is_ordered(&first.kind) => {
+        "TOPKDISTINCT" if is_ordered(&first.kind) => {
             let [count] = rest else { return None };
-            let count = bounded(count)?;
-            let function = match name {
-                "TOPK" => Function::TopK(count),
-                _ => Function::TopKDistinct(count),
-            };
-            Some((function, array()))
+            Some((Function::TopKDistinct(bounded(count)?), array()))
+        }
+        "TOPK" if is_ordered(&first.kind) => {
+            let (count, others) = rest.split_last()?;
+            let function = Function::TopK(bounded(count)?);
+            if others.is_empty() {
+                return Some((function, array()));
+            }
+            let item = top_struct(args[..args.len() - 1].iter().map(|arg| arg.kind.clone()));
+            Some((function, SqlType::Array(Box::new(item))))
         }
         "COLLECT_LIST" => alone((Function::CollectList, array())),
         "COLLECT_SET" => alone((Function::CollectSet, array())),
         _ => None,
     }
+}
+
+/// An item of `TOPK(x, other, …, k)`, with ksqlDB's names.
+fn top_struct(kinds: impl Iterator<Item = SqlType>) -> SqlType {
+    let name = |at: usize| match at {
+        0 => "sort_col".to_owned(),
+        at => format!("col{}", at - 1),
+    };
+    SqlType::Struct(kinds.enumerate().map(|(at, kind)| (name(at), kind)).collect())
+}
+
+/// What an aggregate looks at, out of its arguments: the first, or the STRUCT of all that
+/// `TOPK(x, other, …, k)` keeps.
+pub(crate) fn argument(function: Function, mut args: Vec<Expr>) -> Option<Expr> {
+    if matches!(function, Function::TopK(_)) && args.len() > 2 {
+        args.pop();
+        let kind = top_struct(args.iter().map(|arg| arg.kind.clone()));
+        return Some(Expr { node: Node::Struct(args), kind });
+    }
+    args.into_iter().next()
 }
 
 fn is_ordered(kind: &SqlType) -> bool {

@@ -65,10 +65,7 @@ impl Accumulators {
         for (state, call) in self.0.iter_mut().zip(calls) {
             let value = match &call.argument {
                 None => Value::Null,
-                Some(argument) => argument.eval(row).unwrap_or_else(|error| {
-                    errors.push(error);
-                    Value::Null
-                }),
+                Some(argument) => argument.value_or_null(row, errors),
             };
             add(state, call, value, order)?;
         }
@@ -209,7 +206,8 @@ fn add(
             distinct.add(distinct::hash(&bytes.into_bytes()));
         }
         State::Ordered(items) => keep_ordered(items, call.function, order, &value),
-        State::Top(items) => keep_top(items, call.function, &value),
+        State::Top(items) if !sort_key(&value).is_null() => keep_top(items, call.function, &value),
+        State::Top(_) => {}
     }
     Ok(())
 }
@@ -257,13 +255,35 @@ fn keep_ordered(
     items.insert(at, (order, value.clone().into_owned()));
 }
 
+/// What TOPK orders by: the value, or the first field of what it keeps together.
+fn sort_key<'v, 'a>(value: &'v Value<'a>) -> &'v Value<'a> {
+    match value {
+        Value::Struct(fields) => fields.first().unwrap_or(value),
+        value => value,
+    }
+}
+
+/// The order of TOPK. Equals differ in what is kept with them, if at all: their bytes decide, so
+/// that the same records leave the same items whatever the order in which they merge; NULL is last.
+fn rank(one: &Value<'_>, other: &Value<'_>) -> Ordering {
+    let bytes = |value: &Value<'_>| {
+        let mut out = Writer::new();
+        value_bytes::write(value, &mut out);
+        out.into_bytes()
+    };
+    match sort_key(one).compare(sort_key(other)).unwrap_or(Ordering::Equal) {
+        Ordering::Equal if matches!(one, Value::Struct(_)) => bytes(one).cmp(&bytes(other)),
+        order => order,
+    }
+}
+
 fn keep_top(items: &mut Vec<Value<'static>>, function: Function, value: &Value<'_>) {
     let (bound, distinct) = match function {
         Function::TopKDistinct(k) => (k, true),
         Function::TopK(k) => (k, false),
         _ => return,
     };
-    let at = items.partition_point(|known| known.compare(value) != Some(Ordering::Less));
+    let at = items.partition_point(|known| rank(known, value).is_ge());
     let known = at > 0 && items[at - 1].same_as(value);
     if at >= bound || (distinct && known) {
         return;

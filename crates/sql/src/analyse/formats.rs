@@ -26,6 +26,34 @@ fn refusal(format: Format, kind: &SqlType) -> Option<&'static str> {
     }
 }
 
+/// The name within a column, or its own, that Avro cannot hold: it has letters, digits and `_`, no
+/// digit first.
+fn unfit_for_avro<'n>(name: &'n str, kind: &'n SqlType) -> Option<&'n str> {
+    let fits = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && !name.starts_with(|c: char| c.is_ascii_digit());
+    if fits { unfit_field(kind) } else { Some(name) }
+}
+
+fn unfit_field(kind: &SqlType) -> Option<&str> {
+    match kind {
+        SqlType::Array(item) | SqlType::Map(item) => unfit_field(item),
+        SqlType::Struct(fields) => {
+            fields.iter().find_map(|(name, kind)| unfit_for_avro(name, kind))
+        }
+        _ => None,
+    }
+}
+
+/// Checks the columns that a query makes.
+pub(super) fn check_output(output: &Source, span: Span, faults: &mut Vec<Fault>) {
+    if output.columns.iter().all(|column| column.key) {
+        let message = format!("{} has no column beside its key", output.name);
+        faults.push(Fault::new(span, message).help("copy the key with AS_VALUE(…)"));
+        return;
+    }
+    check(output, span, faults);
+}
+
 /// Checks the columns of a source against its formats.
 pub(super) fn check(source: &Source, span: Span, faults: &mut Vec<Fault>) {
     const RESERVED: [&str; 5] =
@@ -47,6 +75,15 @@ pub(super) fn check(source: &Source, span: Span, faults: &mut Vec<Fault>) {
             fault(
                 format!("column {name} is {kind}, which {place} {word} cannot hold"),
                 &format!("{place} = 'JSON'"),
+            );
+        }
+        // A key of one column is written without its name.
+        let named = !*key || source.key_columns().count() > 1;
+        let unfit = if named { unfit_for_avro(name, kind) } else { unfit_field(kind) };
+        if let (Format::Avro, Some(unfit)) = (format, unfit) {
+            fault(
+                format!("{unfit} is no name in {place} AVRO"),
+                "letters, digits and _, no digit first; or another format",
             );
         }
         if format == Format::None {

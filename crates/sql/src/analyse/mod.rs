@@ -11,7 +11,7 @@ use crate::dates::Pattern;
 use crate::fault::Fault;
 use crate::parser::Naming;
 use crate::types::SqlType;
-use properties::Properties;
+use properties::{Part, Properties};
 
 /// Adds what a statement defines, or what is wrong with it.
 pub(crate) fn statement(
@@ -41,7 +41,7 @@ pub(crate) fn statement(
         Body::Query(select) => {
             let query = query::compile(catalog, statement, select, &properties, naming, faults);
             if let Some(query) = query.as_ref().filter(|_| faults.len() == before) {
-                formats::check(&query.output, name.span, faults);
+                formats::check_output(&query.output, name.span, faults);
             }
             if let Some(query) = query.filter(|_| faults.len() == before) {
                 catalog.sources.insert(name.text.clone(), query.output.clone());
@@ -84,10 +84,10 @@ fn source(
         }
         return None;
     };
-    let both = properties.format("FORMAT", faults);
-    let key_format = properties.format("KEY_FORMAT", faults).or(both).unwrap_or(Format::Kafka);
-    let Some(value_format) = properties.format("VALUE_FORMAT", faults).or(both) else {
-        if properties.get("VALUE_FORMAT").is_none() && !properties.misspelt {
+    let key_format = properties.format(Part::Key, faults).unwrap_or(Format::Kafka);
+    let Some(value_format) = properties.format(Part::Value, faults) else {
+        let stated = ["VALUE_FORMAT", "FORMAT"].iter().any(|name| properties.get(name).is_some());
+        if !stated && !properties.misspelt {
             let message =
                 format!("WITH (VALUE_FORMAT = '…') is missing for {}", statement.name.text);
             let help = "AVRO, JSON or DELIMITED";
@@ -103,15 +103,21 @@ fn source(
             key: c.key.is_some(),
         })
         .collect();
+    let values = columns.iter().filter(|column| !column.key).count();
+    let window = window(properties, faults);
+    if let Some(property) = properties.get("WINDOW_TYPE").filter(|_| values == columns.len()) {
+        let message = "a topic whose keys hold a window has a key column";
+        faults.push(Fault::new(property.span, message).help("write KEY after it"));
+    }
     Some(Source {
         name: statement.name.text.clone(),
         kind: statement.kind,
         topic: topic.to_owned(),
         key_format,
         value_format,
-        wrapped: properties.text("WRAP_SINGLE_VALUE") != Some("false"),
+        wrapped: properties.wrapped(value_format, values, faults),
         timestamp: timestamp(&columns, properties, naming, faults),
-        window: window(properties, faults),
+        window,
         columns,
     })
 }
@@ -175,7 +181,13 @@ fn timestamp(
 fn window(properties: &Properties<'_>, faults: &mut Vec<Fault>) -> Option<KeyWindow> {
     let kind = properties.get("WINDOW_TYPE")?;
     match kind.value.to_uppercase().as_str() {
-        "SESSION" => Some(KeyWindow::Session),
+        "SESSION" => {
+            if let Some(size) = properties.get("WINDOW_SIZE") {
+                let fault = Fault::new(size.span, "a session has no WINDOW_SIZE");
+                faults.push(fault.help("leave it out"));
+            }
+            Some(KeyWindow::Session)
+        }
         "TUMBLING" | "HOPPING" => {
             let Some(size) = properties.get("WINDOW_SIZE") else {
                 let message = format!("WINDOW_SIZE is missing for WINDOW_TYPE {}", kind.value);

@@ -37,6 +37,30 @@ const UNSUPPORTED: [&str; 8] = [
     "SOURCED_BY_CONNECTOR",
 ];
 
+/// Half of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Key,
+    Value,
+}
+
+impl Part {
+    /// The property that names its format.
+    pub fn format(self) -> &'static str {
+        match self {
+            Part::Key => "KEY_FORMAT",
+            Part::Value => "VALUE_FORMAT",
+        }
+    }
+
+    fn delimiter(self) -> &'static str {
+        match self {
+            Part::Key => "KEY_DELIMITER",
+            Part::Value => "VALUE_DELIMITER",
+        }
+    }
+}
+
 /// The properties of a statement.
 pub(super) struct Properties<'s> {
     all: &'s [Property],
@@ -75,20 +99,19 @@ impl<'s> Properties<'s> {
         self.get(name).map(|property| property.value.as_str())
     }
 
-    /// A property that names a format.
-    pub fn format(&self, name: &str, faults: &mut Vec<Fault>) -> Option<Format> {
+    /// The format that is stated for the key or the value, be it by FORMAT for both.
+    pub fn format(&self, part: Part, faults: &mut Vec<Fault>) -> Option<Format> {
         const FORMATS: [&str; 5] = ["AVRO", "JSON", "DELIMITED", "KAFKA", "NONE"];
-        let property = self.get(name)?;
+        let property = self.get(part.format()).or_else(|| self.get("FORMAT"))?;
         let upper = property.value.to_uppercase();
         match upper.as_str() {
             "AVRO" => Some(Format::Avro),
             "JSON" => Some(Format::Json),
             "KAFKA" => Some(Format::Kafka),
             "NONE" => Some(Format::None),
-            "DELIMITED" => {
-                let which = if name == "KEY_FORMAT" { "KEY_DELIMITER" } else { "VALUE_DELIMITER" };
-                Some(Format::Delimited(self.delimiter(which, faults)))
-            }
+            "DELIMITED" => Some(Format::Delimited(self.delimiter(part.delimiter(), faults))),
+            // FORMAT is read twice.
+            _ if faults.iter().any(|fault| fault.span == property.span) => None,
             "PROTOBUF" | "PROTOBUF_NOSR" | "JSON_SR" => {
                 let message = format!("ksqlDB's format {upper} is not supported");
                 faults.push(Fault::new(property.span, message).help("AVRO, JSON or DELIMITED"));
@@ -100,6 +123,29 @@ impl<'s> Properties<'s> {
                 None
             }
         }
+    }
+
+    /// `WRAP_SINGLE_VALUE`: whether a value of one column is an object with one field.
+    pub fn wrapped(&self, format: Format, values: usize, faults: &mut Vec<Fault>) -> bool {
+        let Some(property) = self.get("WRAP_SINGLE_VALUE") else { return true };
+        let wrapped = !property.value.eq_ignore_ascii_case("false");
+        let bare = match format {
+            Format::Delimited(_) => Some("DELIMITED"),
+            Format::Kafka => Some("KAFKA"),
+            _ => None,
+        };
+        let (message, help) = match bare {
+            Some(word) if wrapped => {
+                (format!("a value in {word} has no fields: nothing wraps it"), "leave it out")
+            }
+            _ if values != 1 => (
+                format!("WRAP_SINGLE_VALUE is about values of one column; here are {values}"),
+                "leave it out",
+            ),
+            _ => return wrapped,
+        };
+        faults.push(Fault::new(property.span, message).help(help));
+        wrapped
     }
 
     /// An inherited format with the delimiter that is stated.

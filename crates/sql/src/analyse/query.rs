@@ -1,6 +1,6 @@
 //! A query: its sources, its conditions, its groups, and what it makes.
 
-use super::properties::Properties;
+use super::properties::{Part, Properties};
 use super::select::{Selection, groups, projection};
 use super::timestamp;
 use crate::ast::{Emit, From, Select, SourceKind, Statement, WindowClause, WindowKind};
@@ -311,19 +311,25 @@ fn output(
     window: Option<Window>,
     faults: &mut Vec<Fault>,
 ) -> Option<Source> {
-    let both = properties.format("FORMAT", faults);
     let inherited = context.source;
-    let key_format = properties.format("KEY_FORMAT", faults).or(both);
     let has_key = columns.iter().any(|c| c.key);
-    let key_format = match key_format.unwrap_or(inherited.key_format) {
-        Format::None if has_key => Format::Kafka,
-        other => other,
+    let key_format = match (properties.format(Part::Key, faults), inherited.key_format) {
+        (Some(stated), _) => stated,
+        (None, Format::None) if has_key => Format::Kafka,
+        (None, inherited) => inherited,
     };
+    let keyless = !has_key && !context.select.partition_by.is_empty();
+    if let Some(property) = properties.get("KEY_FORMAT").filter(|_| keyless)
+        && key_format != Format::None
+    {
+        let message = "KEY_FORMAT of records without a key";
+        faults.push(Fault::new(property.span, message).help("leave it out"));
+    }
     let default = match context.naming {
         Naming::Lower => Format::Avro,
         Naming::Upper => inherited.value_format,
     };
-    let value_format = properties.format("VALUE_FORMAT", faults).or(both).unwrap_or(default);
+    let value_format = properties.format(Part::Value, faults).unwrap_or(default);
     let value_format = properties.with_delimiter(value_format, faults);
     let window = match window.map(|w| w.kind) {
         Some(WindowKind::Tumbling { size } | WindowKind::Hopping { size, .. }) => {
@@ -332,13 +338,14 @@ fn output(
         Some(WindowKind::Session { .. }) => Some(KeyWindow::Session),
         None => inherited.window.filter(|_| context.select.group_by.is_empty()),
     };
+    let values = columns.iter().filter(|column| !column.key).count();
     Some(Source {
         name: statement.name.text.clone(),
         kind: statement.kind,
         topic: properties.text("KAFKA_TOPIC").unwrap_or(&statement.name.text).to_owned(),
         key_format,
         value_format,
-        wrapped: properties.text("WRAP_SINGLE_VALUE") != Some("false"),
+        wrapped: properties.wrapped(value_format, values, faults),
         timestamp: timestamp(&columns, properties, context.naming, faults),
         window,
         columns,

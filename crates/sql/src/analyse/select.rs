@@ -4,7 +4,7 @@ use super::query::{Context, generated_name};
 use crate::aggregate::{self, AggregateCall};
 use crate::ast::{Ast, AstKind, Name, SelectItem, Statement};
 use crate::bind::{Bound, RowScope, Scope, bind, bind_condition, canonical};
-use crate::catalog::OutputColumn;
+use crate::catalog::{OutputColumn, SourceColumn};
 use crate::expr::{Expr, Node};
 use crate::fault::Fault;
 use crate::functions::Argument;
@@ -126,33 +126,57 @@ fn select_items(
     for item in &context.select.items {
         match item {
             SelectItem::All { qualifier, span } => {
-                select_all(selection, context, qualifier.as_ref(), *span, faults);
+                select_all(selection, context, scope, (qualifier.as_ref(), *span), faults);
+            }
+            SelectItem::Fields { base } => {
+                let Some(bound) = collect(bind(base, scope), faults) else { continue };
+                let SqlType::Struct(fields) = bound.kind else {
+                    let message = format!("->* lists the fields of a STRUCT, not {}", bound.kind);
+                    faults.push(Fault::new(base.span, message));
+                    continue;
+                };
+                for (text, _) in fields {
+                    let name = Name { text, span: base.span };
+                    let kind = AstKind::Field { base: Box::new(base.clone()), name };
+                    let field = Ast { kind, span: base.span };
+                    select_value(selection, context, scope, (&field, None), faults);
+                }
             }
             SelectItem::Value { value, alias } => {
-                let Some(bound) = collect(bind(value, scope), faults) else { continue };
-                if bound.kind == SqlType::Null {
-                    let message = "a column that is always NULL has no type";
-                    faults.push(Fault::new(value.span, message).help("CAST(NULL AS STRING)"));
-                    continue;
-                }
-                let name = alias.as_ref().map(|alias| alias.text.clone());
-                let name = name.or_else(|| implied_name(value, selection, context));
-                let name = name.unwrap_or_else(|| {
-                    let name = generated_name(context.naming, selection, context);
-                    selection.generated += 1;
-                    name
-                });
-                selection.push(name, bound, canonical(value, &context.scope), value.span);
+                select_value(selection, context, scope, (value, alias.as_ref()), faults);
             }
         }
     }
 }
 
+fn select_value(
+    selection: &mut Selection,
+    context: &Context<'_>,
+    scope: &dyn Scope,
+    (value, alias): (&Ast, Option<&Name>),
+    faults: &mut Vec<Fault>,
+) {
+    let Some(bound) = collect(bind(value, scope), faults) else { return };
+    if bound.kind == SqlType::Null {
+        let message = "a column that is always NULL has no type";
+        faults.push(Fault::new(value.span, message).help("CAST(NULL AS STRING)"));
+        return;
+    }
+    let name = alias.map(|alias| alias.text.clone());
+    let name = name.or_else(|| implied_name(value, selection, context));
+    let name = name.unwrap_or_else(|| {
+        let name = generated_name(context.naming, selection, context);
+        selection.generated += 1;
+        name
+    });
+    selection.push(name, bound, canonical(value, &context.scope), value.span);
+}
+
 fn select_all(
     selection: &mut Selection,
     context: &Context<'_>,
-    qualifier: Option<&Name>,
-    span: Span,
+    scope: &dyn Scope,
+    (qualifier, span): (Option<&Name>, Span),
     faults: &mut Vec<Fault>,
 ) {
     let labels = || context.scope.sources.iter().map(|source| source.label.as_str());
@@ -164,7 +188,26 @@ fn select_all(
         faults.push(fault.nearest(&qualifier.text, labels()));
         return;
     }
+    for (label, index, column) in starred(context, qualifier) {
+        let name = match context.table {
+            Some(_) => format!("{label}_{}", column.name),
+            None => column.name.clone(),
+        };
+        let written = |text: &str| Name { text: text.to_owned(), span };
+        let kind = AstKind::Column { qualifier: Some(written(label)), name: written(&column.name) };
+        if let Some(value) = collect(bind(&Ast { kind, span }, scope), faults) {
+            selection.push(name, value, Some(format!("#{index}")), span);
+        }
+    }
+}
+
+/// The columns that `*` stands for: the label of their source, their number, and what they are.
+fn starred<'c>(
+    context: &'c Context<'_>,
+    qualifier: Option<&Name>,
+) -> Vec<(&'c str, usize, &'c SourceColumn)> {
     let sources = [Some(context.source), context.table];
+    let mut all = Vec::new();
     let mut offset = 0;
     for (source, scope) in sources.into_iter().flatten().zip(&context.scope.sources) {
         if qualifier.is_none_or(|wanted| wanted.text == scope.label) {
@@ -173,18 +216,12 @@ fn select_all(
                 // The old key becomes the last column of the value.
                 columns.sort_by_key(|(_, column)| column.key);
             }
-            for (at, column) in columns {
-                let name = match context.table {
-                    Some(_) => format!("{}_{}", scope.label, column.name),
-                    None => column.name.clone(),
-                };
-                let index = offset + at;
-                let value = Expr { node: Node::Column(index), kind: column.kind.clone() };
-                selection.push(name, value, Some(format!("#{index}")), span);
-            }
+            let label = scope.label.as_str();
+            all.extend(columns.into_iter().map(|(at, column)| (label, offset + at, column)));
         }
         offset += scope.columns.len();
     }
+    all
 }
 
 /// A query without groups.
@@ -277,7 +314,7 @@ fn missing_key(
     };
     let first = match &context.select.items[0] {
         SelectItem::All { span, .. } => *span,
-        SelectItem::Value { value, .. } => value.span,
+        SelectItem::Value { value, .. } | SelectItem::Fields { base: value } => value.span,
     };
     faults.push(Fault::new(first, message).help(help));
 }
@@ -299,7 +336,7 @@ impl GroupScope<'_> {
             let kind = self.calls.borrow()[at].1.kind.clone();
             return Ok(Expr { node: Node::Column(column(at)), kind });
         }
-        let mut bound = args.iter().map(|arg| bind(arg, self.row)).collect::<Bound<Vec<_>>>()?;
+        let bound = args.iter().map(|arg| bind(arg, self.row)).collect::<Bound<Vec<_>>>()?;
         let known: Vec<Argument> = bound
             .iter()
             .map(|b| Argument { kind: b.kind.clone(), constant: b.as_literal().cloned() })
@@ -310,7 +347,7 @@ impl GroupScope<'_> {
             let fault = Fault::new(ast.span, format!("{} does not take ({given})", name.text));
             return Err(Box::new(fault.help(aggregate::find(&name.text).unwrap_or_default())));
         };
-        let argument = if bound.is_empty() { None } else { Some(bound.swap_remove(0)) };
+        let argument = aggregate::argument(function, bound);
         let mut calls = self.calls.borrow_mut();
         calls.push((meaning, AggregateCall { function, argument, kind: kind.clone() }));
         Ok(Expr { node: Node::Column(column(calls.len() - 1)), kind })
@@ -368,13 +405,19 @@ pub(super) fn groups(
     let windowed = context.select.window.is_some();
     let scope = GroupScope { row: &context.scope, keys, windowed, calls: RefCell::new(Vec::new()) };
     let mut selection = Selection::default();
-    if let Some(SelectItem::All { span, .. }) =
-        context.select.items.iter().find(|item| matches!(item, SelectItem::All { .. }))
-    {
-        let message = "SELECT * has no meaning for groups";
-        let help = "list the grouping columns and the aggregates";
-        faults.push(Fault::new(*span, message).help(help));
-        return None;
+    let is_grouped = |index: usize| {
+        let meaning = Some(format!("#{index}"));
+        scope.keys.iter().any(|(key, _)| *key == meaning)
+    };
+    for item in &context.select.items {
+        let SelectItem::All { qualifier, span } = item else { continue };
+        let columns = starred(context, qualifier.as_ref());
+        if !columns.iter().all(|(_, index, _)| is_grouped(*index)) {
+            let message = "SELECT * of groups names columns that are not grouped";
+            let help = "list the grouping columns and the aggregates";
+            faults.push(Fault::new(*span, message).help(help));
+            return None;
+        }
     }
     select_items(&mut selection, context, &scope, faults);
     let having = context.select.having.as_ref();

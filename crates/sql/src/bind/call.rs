@@ -29,9 +29,14 @@ pub(super) fn bind(
     if matches!(name.text.as_str(), "COALESCE" | "IFNULL") {
         return coalesce(ast, name, args, scope);
     }
-    let Some(function) = functions::find(&name.text).filter(|f| f.name != "LIKE") else {
+    let Some(function) = functions::find(&name.text) else {
         return Err(unknown(name));
     };
+    if args.is_empty() && matches!(function.name, "UNIX_TIMESTAMP" | "UNIX_DATE") {
+        let message = format!("ksqlDB's {}() of the present moment is not supported", name.text);
+        let help = "use ROWTIME: a query gives the same answer whenever it runs";
+        return Err(Box::new(Fault::new(ast.span, message).help(help)));
+    }
     if star {
         let message = format!("{}(*) has no meaning", name.text);
         return Err(Box::new(Fault::new(ast.span, message).help(function.usage)));

@@ -2,13 +2,14 @@
 
 mod call;
 mod canonical;
+mod list;
 mod operator;
 mod scope;
 
 pub(crate) use canonical::canonical;
 pub(crate) use scope::{RowScope, Scope, ScopeSource};
 
-use crate::ast::{Ast, AstKind};
+use crate::ast::{Ast, AstKind, Name};
 use crate::cast;
 use crate::decimal;
 use crate::expr::{Expr, Node};
@@ -65,22 +66,9 @@ pub(crate) fn bind(ast: &Ast, scope: &dyn Scope) -> Bound<Expr> {
                 _ => Ok(Value::Null),
             }))
         }
-        AstKind::Array(items) => {
-            let items = items.iter().map(|item| bind(item, scope)).collect::<Bound<Vec<_>>>()?;
-            let (kind, items) = unify(items, ast.span)?;
-            Ok(Expr { node: Node::Array(items), kind: SqlType::Array(Box::new(kind)) })
-        }
+        AstKind::Array(items) => array(items, ast.span, scope),
         AstKind::Map(entries) => map(entries, ast.span, scope),
-        AstKind::Struct(fields) => {
-            let mut kinds = Vec::new();
-            let mut values = Vec::new();
-            for (value, name) in fields {
-                let value = bind(value, scope)?;
-                kinds.push((name.text.clone(), value.kind.clone()));
-                values.push(value);
-            }
-            Ok(Expr { node: Node::Struct(values), kind: SqlType::Struct(kinds) })
-        }
+        AstKind::Struct(fields) => structure(fields, scope),
         _ => operator::bind(ast, scope),
     }
 }
@@ -240,14 +228,53 @@ fn index_of(base: &Ast, index: &Ast, scope: &dyn Scope) -> Bound<Expr> {
     }
 }
 
+fn array(items: &[Ast], span: Span, scope: &dyn Scope) -> Bound<Expr> {
+    let bound = items.iter().map(|item| Ok((bind(item, scope)?, item.span)));
+    let (kind, items) = list::unify(bound.collect::<Bound<_>>()?)?;
+    if kind == SqlType::Null {
+        let message = "an ARRAY without a typed item has no type";
+        let fault = Fault::new(span, message).help("as in ARRAY[CAST(NULL AS INT)]");
+        return Err(Box::new(fault));
+    }
+    Ok(Expr { node: Node::Array(items), kind: SqlType::Array(Box::new(kind)) })
+}
+
 fn map(entries: &[(Ast, Ast)], span: Span, scope: &dyn Scope) -> Bound<Expr> {
     let mut keys = Vec::new();
     let mut values = Vec::new();
     for (key, value) in entries {
-        keys.push(coerce(bind(key, scope)?, &SqlType::String, key.span)?);
-        values.push(bind(value, scope)?);
+        keys.push((bind(key, scope)?, key.span));
+        values.push((bind(value, scope)?, value.span));
     }
-    let (kind, values) = unify(values, span)?;
+    let (key_kind, keys) = list::unify(keys)?;
+    if !matches!((&key_kind, keys.is_empty()), (SqlType::String, _) | (_, true)) {
+        let message = match key_kind {
+            SqlType::Null => "a MAP needs a key that is not NULL".to_owned(),
+            other => format!("the keys of a MAP are STRING, not {other}"),
+        };
+        return Err(Box::new(Fault::new(span, message).help("MAP('key' := value, …)")));
+    }
+    let (kind, values) = list::unify(values)?;
+    if kind == SqlType::Null {
+        let message = "a MAP without a typed value has no type";
+        let fault = Fault::new(span, message).help("as in MAP('a' := CAST(NULL AS INT))");
+        return Err(Box::new(fault));
+    }
     let node = Node::Map(keys.into_iter().zip(values).collect());
     Ok(Expr { node, kind: SqlType::Map(Box::new(kind)) })
+}
+
+fn structure(fields: &[(Ast, Name)], scope: &dyn Scope) -> Bound<Expr> {
+    let mut kinds: Vec<(String, SqlType)> = Vec::new();
+    let mut values = Vec::new();
+    for (value, name) in fields {
+        if kinds.iter().any(|(known, _)| *known == name.text) {
+            let message = format!("two fields of the STRUCT are named {}", name.text);
+            return Err(Box::new(Fault::new(name.span, message)));
+        }
+        let value = bind(value, scope)?;
+        kinds.push((name.text.clone(), value.kind.clone()));
+        values.push(value);
+    }
+    Ok(Expr { node: Node::Struct(values), kind: SqlType::Struct(kinds) })
 }

@@ -1,10 +1,10 @@
 //! Operators and predicates.
 
 use super::scope::Scope;
-use super::{Bound, bind_condition, coerce, computed, explicit_cast, unify};
+use super::{Bound, bind_condition, coerce, computed, explicit_cast, list};
 use crate::ast::{Ast, AstKind, Operator};
 use crate::decimal;
-use crate::expr::{Arithmetic, Expr, Node};
+use crate::expr::{Arithmetic, EvalError, Expr, Node};
 use crate::fault::Fault;
 use crate::functions;
 use crate::text::Span;
@@ -58,12 +58,9 @@ pub(super) fn bind(ast: &Ast, scope: &dyn Scope) -> Bound<Expr> {
             Ok(negated_if(*negated, condition(Node::And(Box::new(low?), Box::new(high?)))))
         }
         AstKind::In { value, list, negated } => {
-            let mut all = vec![super::bind(value, scope)?];
-            for item in list {
-                let bound = super::bind(item, scope)?;
-                all.push(text_as(bound, &all[0].kind, item.span)?);
-            }
-            let (_, mut all) = unify(all, ast.span)?;
+            let items = std::iter::once(&**value).chain(list);
+            let bound = items.map(|item| Ok((super::bind(item, scope)?, item.span)));
+            let (_, mut all) = list::unify(bound.collect::<Bound<_>>()?)?;
             let list = all.split_off(1);
             let value = Box::new(all.remove(0));
             Ok(negated_if(*negated, condition(Node::In { value, list })))
@@ -90,23 +87,6 @@ fn bind_side(side: &Ast, other: &Ast, scope: &dyn Scope) -> Bound<Expr> {
         return Ok(super::literal(millis, SqlType::Bigint));
     }
     super::bind(side, scope)
-}
-
-/// A literal text in a list of other values, as one of them.
-fn text_as(expr: Expr, kind: &SqlType, span: Span) -> Bound<Expr> {
-    let Some(Value::Text(text)) = expr.as_literal() else { return Ok(expr) };
-    match kind {
-        SqlType::Boolean => explicit_cast(expr, kind, span),
-        kind if kind.is_numeric() => match decimal::parse(text) {
-            Some((units, scale)) => {
-                let digits = units.unsigned_abs().to_string().len() as u8;
-                let kind = SqlType::Decimal { precision: digits.max(scale).max(1), scale };
-                Ok(super::literal(Value::Decimal(units), kind))
-            }
-            None => Err(Box::new(Fault::new(span, format!("'{text}' is no {kind}")))),
-        },
-        _ => Ok(expr),
-    }
 }
 
 /// `operand = value` of a simple CASE.
@@ -231,7 +211,7 @@ fn negate(value: Expr, span: Span) -> Bound<Expr> {
     }
     let kind = value.kind.clone();
     Ok(computed("-", kind.clone(), vec![value], move |a| {
-        let overflow = || crate::expr::EvalError("the negative does not fit its type".into());
+        let overflow = || EvalError("the negative does not fit its type".into());
         let narrow = kind == SqlType::Int;
         match &a[0] {
             Value::Long(n) => {
@@ -246,23 +226,17 @@ fn negate(value: Expr, span: Span) -> Bound<Expr> {
 }
 
 fn like(value: &Ast, pattern: &Ast, escape: Option<char>, scope: &dyn Scope) -> Bound<Expr> {
-    let span = value.span.to(pattern.span);
     let text = coerce(super::bind(value, scope)?, &SqlType::String, value.span)?;
     let bound = coerce(super::bind(pattern, scope)?, &SqlType::String, pattern.span)?;
     let Some(Value::Text(known)) = bound.as_literal() else {
-        if escape.is_some() {
-            let message = "LIKE with ESCAPE takes a literal pattern";
-            return Err(Box::new(Fault::new(pattern.span, message)));
-        }
-        let args = [&text, &bound]
-            .map(|expr| functions::Argument { kind: expr.kind.clone(), constant: None });
-        let found = functions::find("LIKE").and_then(|f| (f.resolve)(&args).ok());
-        let Some(resolved) = found else {
-            return Err(Box::new(Fault::new(span, "LIKE takes two texts")));
-        };
-        let node =
-            Node::Call { name: "LIKE", args: vec![text, bound], call: resolved.call, strict: true };
-        return Ok(condition(node));
+        return Ok(computed("LIKE", SqlType::Boolean, vec![text, bound], move |a| {
+            let pattern = a[1].as_text().unwrap_or_default();
+            let Some(regex) = functions::like(pattern, escape) else {
+                let message = format!("the LIKE pattern {pattern:?} ends with its escape");
+                return Err(EvalError(message));
+            };
+            Ok(Value::Boolean(regex.is_match(a[0].as_text().unwrap_or_default())))
+        }));
     };
     let Some(regex) = functions::like(known, escape) else {
         let message = "this LIKE pattern ends with its escape, or is too large";

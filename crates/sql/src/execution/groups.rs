@@ -1,6 +1,6 @@
 //! Groups and windows, one record after the other, as Kafka Streams does it.
 
-use super::{KeyBytes, key_bytes, value_or_null};
+use super::{KeyBytes, key_bytes};
 use crate::aggregate::{Accumulators, Order};
 use crate::ast::{Emit, WindowKind};
 use crate::catalog::{Aggregation, Window};
@@ -53,7 +53,7 @@ impl Groups {
     ) -> Result<Vec<Change>, SumOverflow> {
         let keys = aggregation.group_by.iter();
         let group: Vec<Value<'static>> =
-            keys.map(|key| value_or_null(key, row, errors).into_owned()).collect();
+            keys.map(|key| key.value_or_null(row, errors).into_owned()).collect();
         if group.iter().any(Value::is_null) {
             return Ok(Vec::new());
         }

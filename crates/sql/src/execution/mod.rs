@@ -9,9 +9,9 @@ mod groups;
 pub use files::{FileError, Input, read_inputs, read_outputs};
 
 use crate::ast::SourceKind;
-use crate::catalog::{Catalog, Query, Source};
+use crate::catalog::{Catalog, OutputColumn, Query, Source};
 use crate::codec::{decode_columns, encode_columns};
-use crate::expr::{EvalError, Expr};
+use crate::expr::EvalError;
 use crate::json::Json;
 use crate::row::{GenericRow, JoinedRow, Position, RowView};
 use crate::value::Value;
@@ -167,7 +167,7 @@ impl<'c> Execution<'c> {
         };
         // As in Kafka Streams, a record without key or value joins nothing.
         let mut errors = Vec::new();
-        let key = value_or_null(&join.key, &incoming.row, &mut errors).into_owned();
+        let key = join.key.value_or_null(&incoming.row, &mut errors).into_owned();
         self.report(query, errors);
         if incoming.tombstone || key.is_null() {
             return Ok(());
@@ -216,9 +216,18 @@ impl<'c> Execution<'c> {
             self.report(query, errors);
             return Ok(());
         }
+        let source = &self.catalog.sources[&query.from];
+        let is_key = |at: usize| source.columns.get(at).is_some_and(|column| column.key);
         let of = |key: bool, errors: &mut Vec<EvalError>| -> Vec<Value<'static>> {
             let columns = query.columns.iter().filter(|column| column.key == key);
-            columns.map(|c| value_or_null(&c.value, row, errors).into_owned()).collect()
+            let value = |c: &OutputColumn| {
+                // As in ksqlDB, a new key of a tombstone knows the old key alone.
+                if incoming.tombstone && query.repartitions && !c.value.reads_only(&is_key) {
+                    return Value::Null;
+                }
+                c.value.value_or_null(row, errors).into_owned()
+            };
+            columns.map(value).collect()
         };
         let key = of(true, &mut errors);
         let gone = incoming.tombstone || !passes;
@@ -247,14 +256,14 @@ impl<'c> Execution<'c> {
         let values = row.as_deref().filter(|_| holds).map(|row| {
             let columns = query.columns.iter().filter(|column| !column.key);
             columns
-                .map(|c| value_or_null(&c.value, row, &mut errors).into_owned())
+                .map(|c| c.value.value_or_null(row, &mut errors).into_owned())
                 .collect::<Vec<_>>()
         });
         // The key's columns are the grouping expressions alone.
         let group: Vec<Value<'static>> = change.group;
         let keys = query.columns.iter().filter(|column| column.key);
         let key =
-            keys.map(|c| value_or_null(&c.value, &group[..], &mut errors).into_owned()).collect();
+            keys.map(|c| c.value.value_or_null(&group[..], &mut errors).into_owned()).collect();
         self.report(query, errors);
         self.give_row(number, key, values, change.timestamp, change.window)
     }
@@ -293,18 +302,6 @@ impl<'c> Execution<'c> {
         let of = |error: EvalError| RecordError { query: query.name.clone(), message: error.0 };
         self.errors.extend(errors.into_iter().map(of));
     }
-}
-
-/// The value of an expression; NULL, and a report, where there is none.
-pub(crate) fn value_or_null<'r, R: RowView + ?Sized>(
-    expr: &'r Expr,
-    row: &'r R,
-    errors: &mut Vec<EvalError>,
-) -> Value<'r> {
-    expr.eval(row).unwrap_or_else(|error| {
-        errors.push(error);
-        Value::Null
-    })
 }
 
 /// A record as a row of its source; its partition is 0. `None` for one before 1970.

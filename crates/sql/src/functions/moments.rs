@@ -134,6 +134,18 @@ impl Format {
         })
     }
 
+    /// The day that a text begins with. ksqlDB reads dates alone so: what follows is passed over.
+    fn day_at_start(&self, args: &mut [Value<'_>]) -> Result<i64, EvalError> {
+        let whole = text(&mut args[0]);
+        let start = |pattern: &Pattern, zone: &TimeZone| pattern.parse_start(&whole, zone);
+        let micros =
+            self.with(args, |pattern, zone| Ok(start(pattern, zone).map_err(failed)?.0))?;
+        if micros.rem_euclid(DAY) != 0 {
+            return Err(failed(format!("{whole:?} has a time of day beside its date")));
+        }
+        Ok(micros.div_euclid(DAY))
+    }
+
     fn micros(&self, args: &mut [Value<'_>]) -> Result<i64, EvalError> {
         let whole = text(&mut args[0]);
         self.with(args, |pattern, zone| pattern.parse(&whole, zone).map_err(failed))
@@ -189,7 +201,7 @@ fn date_to_string(args: &[Argument]) -> Resolution {
 
 fn parse_date(args: &[Argument]) -> Resolution {
     let (kinds, format) = (fits(args, &[Text, Text])?, Format::of(args)?);
-    strict(Date, kinds, move |a| Ok(Value::Date(format.micros(a)?.div_euclid(DAY))))
+    strict(Date, kinds, move |a| Ok(Value::Date(format.day_at_start(a)?)))
 }
 
 fn string_to_date(args: &[Argument]) -> Resolution {

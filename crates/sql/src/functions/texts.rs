@@ -1,7 +1,7 @@
 //! Functions of texts. Positions count characters from 1.
 
 use super::{Argument, Function, Mismatch, Resolution, failed, fits, lenient, long, strict, text};
-use crate::types::SqlType::{self, Array, Boolean, Int, String as Text};
+use crate::types::SqlType::{self, Array, Int, String as Text};
 use crate::value::{Value, to_text};
 use regex::Regex;
 use std::borrow::Cow;
@@ -35,7 +35,6 @@ pub(super) const FUNCTIONS: &[Function] = &[
         usage: "REGEXP_REPLACE(STRING, 'pattern', STRING)",
         resolve: regexp_replace,
     },
-    Function { name: "LIKE", usage: "STRING LIKE STRING", resolve: like_dynamic },
 ];
 
 fn lcase(args: &[Argument]) -> Resolution {
@@ -271,14 +270,6 @@ fn regexp_replace(args: &[Argument]) -> Resolution {
         let regex = compiled(known.as_ref(), &pattern)?;
         let replaced = regex.replace_all(&text(&mut a[0]), &*text(&mut a[2])).into_owned();
         Ok(Value::text(replaced))
-    })
-}
-
-fn like_dynamic(args: &[Argument]) -> Resolution {
-    strict(Boolean, fits(args, &[Text, Text])?, |a| {
-        let pattern = text(&mut a[1]);
-        let regex = like(&pattern, None).ok_or_else(|| failed("a LIKE pattern too large"))?;
-        Ok(Value::Boolean(regex.is_match(&text(&mut a[0]))))
     })
 }
 

@@ -208,7 +208,8 @@ impl Parser {
                 let index = self.expression()?;
                 self.expect_symbol("]", "after the index")?;
                 AstKind::Index { base: Box::new(value), index: Box::new(index) }
-            } else if self.takes_symbol("->") {
+            } else if self.is_symbol("->") && *self.after(1) != TokenKind::Symbol("*") {
+                self.advance();
                 let name = self.name("a field's name after ->")?;
                 AstKind::Field { base: Box::new(value), name }
             } else {
@@ -232,7 +233,9 @@ impl Parser {
             }
             TokenKind::Double(text) => {
                 self.advance();
-                AstKind::Double(text.parse().unwrap_or(f64::NAN))
+                let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+                let too_large = || Fault::new(start, format!("{text} does not fit a DOUBLE"));
+                AstKind::Double(number.ok_or_else(too_large)?)
             }
             TokenKind::Text(text) => {
                 self.advance();
@@ -334,6 +337,10 @@ impl Parser {
         }
         let args =
             if star || self.is_symbol(")") { Vec::new() } else { self.list(Parser::expression)? };
+        if self.is_symbol("=>") {
+            let message = "ksqlDB's lambda functions are not supported";
+            return Err(Box::new(Fault::new(self.span(), message)));
+        }
         self.expect_symbol(")", &format!("after the arguments of {}", name.text))?;
         if self.is_word("OVER") {
             let message = "OVER is not supported";

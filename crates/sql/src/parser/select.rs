@@ -65,6 +65,10 @@ impl Parser {
             return Ok(SelectItem::All { qualifier, span: self.since(start) });
         }
         let value = self.expression()?;
+        if self.takes_symbol("->") {
+            self.expect_symbol("*", "or a field's name after ->")?;
+            return Ok(SelectItem::Fields { base: value });
+        }
         let alias = self.alias()?;
         Ok(SelectItem::Value { value, alias })
     }
@@ -129,7 +133,7 @@ impl Parser {
             let message = "a join's ON is one equality";
             return Err(Box::new(Fault::new(span, message).help("ON stream.column = table.key")));
         };
-        if self.is_word("JOIN") || self.is_word("LEFT") || self.is_word("INNER") {
+        if ["JOIN", "LEFT", "INNER", "RIGHT", "FULL"].iter().any(|word| self.is_word(word)) {
             let message = "ksqlDB's joins of more than two sources are not supported";
             let help = "give the first join a name: CREATE STREAM name AS SELECT … JOIN …";
             return Err(Box::new(Fault::new(self.span(), message).help(help)));
@@ -140,6 +144,11 @@ impl Parser {
     fn window(&mut self) -> Parsed<WindowClause> {
         const KINDS: [&str; 3] = ["TUMBLING", "HOPPING", "SESSION"];
         let start = self.span();
+        let is_kind = |word: &str| KINDS.iter().any(|kind| kind.eq_ignore_ascii_case(word));
+        if matches!(self.after(1), TokenKind::Word(next) if is_kind(next)) {
+            // ksqlDB reads a name of the window, and does not use it.
+            self.name("the window's name")?;
+        }
         let word = match &self.token().kind {
             TokenKind::Word(word) => word.to_uppercase(),
             _ => String::new(),

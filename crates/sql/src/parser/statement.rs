@@ -13,12 +13,18 @@ impl Parser {
         if !self.takes_word("CREATE") {
             return Err(self.no_create());
         }
-        if self.takes_words(&["OR", "REPLACE"]) {
-            // The file is the definition: a changed statement replaces what was there.
+        // The file is the definition: a changed statement replaces what was there.
+        let replaces = self.takes_words(&["OR", "REPLACE"]);
+        if self.is_word("SOURCE") {
+            let span = self.advance().span;
+            if replaces {
+                let message = "CREATE OR REPLACE SOURCE has no meaning";
+                let help = "what is made of a topic that others write is not replaced";
+                return Err(Box::new(Fault::new(span, message).help(help)));
+            }
         }
         for (word, instead) in [
             ("TYPE", "write the type where it is used"),
-            ("SOURCE", "every CREATE with columns only reads its topic: leave SOURCE out"),
             ("CONNECTOR", "config/sink.toml describes the sink"),
             ("SINK", "config/sink.toml describes the sink"),
         ] {
@@ -59,6 +65,11 @@ impl Parser {
                 let span = self.since(start);
                 let message = "a query's columns come from its SELECT";
                 return Err(Box::new(Fault::new(span, message).help("leave the column list out")));
+            }
+            (None, false) if !with.is_empty() => {
+                let message = "ksqlDB's schema inference is not supported";
+                let help = format!("list the columns: {} (name type, …)", name.text);
+                return Err(Box::new(Fault::new(name.span, message).help(help)));
             }
             (None, false) => return Err(self.unexpected("columns in ( ), or AS SELECT")),
         };
@@ -180,9 +191,11 @@ impl Parser {
             "DOUBLE" => Ok(SqlType::Double),
             "STRING" => Ok(SqlType::String),
             "VARCHAR" => {
-                // ksqlDB reads a length and does not use it.
+                // ksqlDB reads a length, or STRING, and does not use it.
                 if self.takes_symbol("(") {
-                    self.integer("a length")?;
+                    if !self.takes_word("STRING") {
+                        self.integer("a length")?;
+                    }
                     self.expect_symbol(")", "after the length")?;
                 }
                 Ok(SqlType::String)

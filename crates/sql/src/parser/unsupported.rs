@@ -33,7 +33,7 @@ pub(crate) fn statement(first: &str) -> Option<(&'static str, &'static str)> {
 }
 
 /// Functions of ksqlDB's that caudal does not have.
-pub(crate) const FUNCTIONS: [&str; 72] = [
+pub(crate) const FUNCTIONS: [&str; 74] = [
     "ACOS",
     "ASIN",
     "ATAN",
@@ -105,5 +105,7 @@ pub(crate) const FUNCTIONS: [&str; 72] = [
     "STDDEV_SAMP",
     "STDDEV_SAMPLE",
     "CORRELATION",
+    "MD5",
+    "SUM_LIST",
     "ATTR",
 ];
