@@ -14,6 +14,7 @@ pub mod kafka_log;
 pub mod log_reader;
 pub mod offsets;
 pub mod properties;
+pub mod schemas;
 pub mod txn;
 mod txn_error;
 mod watchdog;

@@ -82,6 +82,12 @@ pub trait Broker {
     /// Reader of a table's topic, by its place in [`Shared::tables`](crate::shared::Shared).
     fn table_log(&mut self, place: usize) -> &mut LogReader<Self::Log>;
 
+    /// The schemas that were published to `caudal_esquemas`, by their ids.
+    ///
+    /// # Errors
+    /// When the topic cannot be read.
+    fn schemas(&mut self) -> Result<Vec<(u32, String)>>;
+
     /// Drops records of the state log below an offset, sometime, or not at all.
     fn delete_records(&mut self, partition: i32, below: i64);
 }

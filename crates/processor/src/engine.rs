@@ -171,6 +171,7 @@ impl<B: Broker> Engine<B> {
             let batch = self.broker.gather(&limits, self.last_commit + self.options.interval)?;
             self.follow(&batch)?;
             self.backlog = batch.records.into();
+            self.tables.learn(&self.shared, &self.backlog, &mut self.broker)?;
         }
         self.restore_slice()?;
         self.start_tasks()?;

@@ -12,6 +12,7 @@ use caudal_kafka::cutter::Cutter;
 use caudal_kafka::kafka_log::KafkaLog;
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::{Committed, Offsets};
+use caudal_kafka::schemas;
 use caudal_kafka::txn::{GroupSnapshot, Guarantee, TxnError, TxnProducer, Written};
 use caudal_kafka::{Result, TopicPartition};
 use std::collections::BTreeMap;
@@ -167,6 +168,10 @@ impl Broker for KafkaBroker {
 
     fn state_log(&mut self) -> &mut LogReader<KafkaLog> {
         &mut self.state_log
+    }
+
+    fn schemas(&mut self) -> Result<Vec<(u32, String)>> {
+        schemas::published(&self.kafka, PATIENCE)
     }
 
     fn table_log(&mut self, place: usize) -> &mut LogReader<KafkaLog> {

@@ -3,14 +3,17 @@
 use crate::args::{Adopt, Args, METRICS_PORT};
 use crate::catch_up::CatchUp;
 use crate::engine::{Engine, Options};
-use crate::kafka_broker::{KafkaBroker, Manner};
+use crate::kafka_broker::{GROUP, KafkaBroker, Manner};
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::status::{Board, Status};
 use crate::topics_check::check_topics;
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
+use caudal_core::schema::sorted_json;
 use caudal_kafka::args::Kafka;
 use caudal_kafka::consumer::Limits;
+use caudal_kafka::schemas;
+use caudal_kafka::txn::{Guarantee, TxnProducer};
 use caudal_query::plan::{Plan, SHIPPED};
 use caudal_service::exit::Usage;
 use caudal_service::http::{Readiness, serve};
@@ -25,6 +28,8 @@ use std::time::Duration;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Longest wait for a first record.
 const IDLE: Duration = Duration::from_millis(100);
+/// How long to wait for brokers when schemas are published.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often to look whether everything is caught up.
 const LOOK: Duration = Duration::from_millis(300);
 
@@ -58,10 +63,33 @@ pub fn run_plans(args: &Args, plans: Vec<Plan>) -> Result<()> {
     check_distinct(&plans)?;
     let mut shared = Shared::new(plans, 1, horizon);
     check_topics(&kafka, &mut shared)?;
+    publish_schemas(&kafka, &shared, name)?;
     shared.reset_queries.clone_from(&args.reset_query);
     shared.adopt_rules = args.adopt == Some(Adopt::Rules);
     let process = Process { args, kafka, shared: Arc::new(shared), metrics, shutdown, readiness };
     process.run(name)
+}
+
+/// Publishes the schemas of the queries' rows before the first row, so that others can read them.
+fn publish_schemas(kafka: &Kafka, shared: &Shared, name: &str) -> Result<()> {
+    let known = schemas::published(kafka, PATIENCE)?;
+    let is_known = |id: u32| known.iter().any(|(known, _)| *known == id);
+    let missing: Vec<_> = shared.all().filter(|query| !is_known(query.schema_id)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let id = format!("{GROUP}-{name}-schemas");
+    let guarantee = Guarantee::ExactlyOnceV2;
+    let mut producer = TxnProducer::connect_with(kafka, &id, guarantee, None, PATIENCE)?;
+    for query in missing {
+        let text = sorted_json(&query.row_schema.to_json());
+        let published = producer.commit(&mut schemas::publication(query.schema_id, &text), None);
+        published.with_context(|| {
+            format!("cannot publish the schema of query {}; start again", query.plan.name)
+        })?;
+        tracing::info!(query = query.plan.name, id = query.schema_id, "schema published");
+    }
+    Ok(())
 }
 
 /// Partials name a query by its definition, state by its name: each must be one query's.

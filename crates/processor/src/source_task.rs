@@ -144,7 +144,7 @@ impl SourceTask {
         }
         self.counts.records_in += 1;
         let shared = Arc::clone(&self.shared);
-        match self.read(&shared, record) {
+        match self.read(&shared, record, tables) {
             Ok(None) => Ok(()),
             Ok(Some(row)) => self.run(&shared, record, &row, tables, outbox),
             Err(what) => {
@@ -160,14 +160,19 @@ impl SourceTask {
     }
 
     /// The record as a row; `None` of one that has none.
-    fn read(&self, shared: &Shared, record: &Record) -> Result<Option<GenericRow>, String> {
+    fn read(
+        &self,
+        shared: &Shared,
+        record: &Record,
+        tables: &Tables,
+    ) -> Result<Option<GenericRow>, String> {
         if let Some(why) = self.unwritable.get(&record.offset) {
             return Err(why.clone());
         }
         // All queries that read a topic read the same stream.
         let reader = shared.all().find(|query| query.source == Some(self.place));
         let stream = reader.and_then(|query| query.plan.stream.as_ref());
-        stream.map_or(Ok(None), |stream| stream.read(record))
+        stream.map_or(Ok(None), |stream| stream.read(record, &tables.schemas))
     }
 
     fn evaluation<'a>(&'a mut self, record: &'a Record, outbox: &'a mut Outbox) -> Evaluation<'a> {

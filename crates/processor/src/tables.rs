@@ -9,12 +9,15 @@ use crate::broker::Broker;
 use crate::shared::{Reference, Shared};
 use anyhow::Result;
 use caudal_core::decode::Record;
+use caudal_kafka::TopicPartition;
 use caudal_kafka::log_reader::Event;
 use caudal_query::stream;
-use caudal_sql::catalog::Source;
+use caudal_sql::avro::Schemas;
+use caudal_sql::catalog::{Format, Source};
 use caudal_sql::row::GenericRow;
 use caudal_sql::value::to_text;
 use rustc_hash::FxHashMap;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,10 +48,15 @@ struct Reading {
     is_void: bool,
 }
 
-/// The reference tables, in the order of [`Shared::tables`].
+/// The reference tables, in the order of [`Shared::tables`], and the schemas by which other streams
+/// are read: what tasks look things up in.
 #[derive(Debug)]
 pub struct Tables {
     all: Vec<Table>,
+    /// Writers' schemas of Avro values.
+    pub schemas: Schemas,
+    /// Ids that were not there when they were last looked for.
+    absent: BTreeSet<u32>,
 }
 
 impl Tables {
@@ -62,7 +70,11 @@ impl Tables {
             as_of: None,
             reading: None,
         };
-        Tables { all: shared.tables.iter().map(table).collect() }
+        Tables {
+            all: shared.tables.iter().map(table).collect(),
+            schemas: Schemas::default(),
+            absent: BTreeSet::new(),
+        }
     }
 
     /// How far the tables were read: the sum of their partitions' next offsets. Each of them only
@@ -82,6 +94,39 @@ impl Tables {
     #[must_use]
     pub fn are_as_of(&self, time: Instant) -> bool {
         self.all.iter().all(|table| table.is_as_of(time))
+    }
+
+    /// Learns the schemas by which these records must be read, if one of them is new. One that is
+    /// nowhere is looked for once.
+    ///
+    /// # Errors
+    /// When `caudal_esquemas` cannot be read.
+    pub fn learn<B: Broker>(
+        &mut self,
+        shared: &Shared,
+        records: &VecDeque<(TopicPartition, Record)>,
+        broker: &mut B,
+    ) -> Result<()> {
+        let mut streams = shared.all().filter_map(|query| query.plan.stream.as_ref());
+        if !streams.any(|stream| stream.source.value_format == Format::Avro) {
+            return Ok(());
+        }
+        let id_of = |((topic, _), record): &(TopicPartition, Record)| {
+            let mut streams = shared.all().filter_map(|query| query.plan.stream.as_ref());
+            streams.find(|stream| *stream.source.topic == **topic)?.schema_id(record)
+        };
+        let ids: BTreeSet<u32> = records.iter().filter_map(id_of).collect();
+        let is_new = |id: &u32| !self.schemas.knows(*id) && !self.absent.contains(id);
+        if !ids.iter().any(is_new) {
+            return Ok(());
+        }
+        for (id, text) in broker.schemas()? {
+            if let Err(error) = self.schemas.add(id, &text) {
+                tracing::warn!(id, %error, "a schema of caudal_esquemas cannot be read");
+            }
+        }
+        self.absent = ids.into_iter().filter(|id| !self.schemas.knows(*id)).collect();
+        Ok(())
     }
 
     /// Reads on for a moment, if it is time, or if somebody needs the tables as of `wish`.
@@ -170,7 +215,8 @@ impl Table {
 /// A record of the table's topic as its statement declares it: its key as text, and the row; none
 /// where it is gone.
 fn row_of(source: &Source, record: &Record) -> Result<(Box<str>, Option<GenericRow>), String> {
-    let incoming = stream::read(source, record)?.ok_or("a record from before 1970")?;
+    let incoming =
+        stream::read(source, record, &Schemas::default())?.ok_or("a record from before 1970")?;
     let (Some(key), Some(column)) = (incoming.key.first(), source.key_columns().next()) else {
         return Err("a row without a key".into());
     };

@@ -22,7 +22,7 @@ use caudal_sql::value::{Value, to_text};
 use caudal_sql::wire;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use caudal_sql::ast::Emit;
@@ -97,11 +97,10 @@ impl Plan {
         let catalog = Catalog::compile(text, Naming::Lower)?;
         let Catalog { sources, queries } = catalog;
         let (mut plans, mut faults): (Vec<Plan>, Vec<Fault>) = (Vec::new(), Vec::new());
-        let made = queries.iter().map(|query| query.name.clone()).collect();
         for query in queries {
             let maker = plans.iter().find(|plan| plan.name == query.from);
             let rows = maker.map(|plan| (Arc::clone(&plan.schema), plan.schema_id()));
-            match Plan::of(query, (&sources, &made), rows) {
+            match Plan::of(query, &sources, rows) {
                 Ok(plan) => plans.push(plan),
                 Err(fault) => faults.push(*fault),
             }
@@ -122,14 +121,14 @@ impl Plan {
 
     fn of(
         query: Query,
-        (sources, made): (&BTreeMap<String, Source>, &BTreeSet<String>),
+        sources: &BTreeMap<String, Source>,
         rows: Option<(Arc<RowSchema>, u32)>,
     ) -> Result<Plan, Box<Fault>> {
         let cannot = |what: &str, help: &str| {
             let message = format!("query {}: {what}", query.name);
             Box::new(Fault::new(query.span, message).help(help))
         };
-        check(&query, sources, made)?;
+        check(&query, sources)?;
         let aggregation = query.aggregation.as_ref();
         let source = |name: &str| sources.get(name).cloned().map(Arc::new);
         let join = query

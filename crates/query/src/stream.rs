@@ -7,7 +7,8 @@ use caudal_core::decode::Record;
 use caudal_core::headers;
 use caudal_core::row::RowSchema;
 use caudal_core::time::MAX_AHEAD;
-use caudal_sql::catalog::Source;
+use caudal_sql::avro::Schemas;
+use caudal_sql::catalog::{Format, Source};
 use caudal_sql::execution::{self, Incoming};
 use caudal_sql::row::{GenericRow, Position};
 use caudal_sql::value::Value;
@@ -24,14 +25,24 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// The schema id that a record must be read by, of a stream whose writers' schemas must be
+    /// learnt.
+    #[must_use]
+    pub fn schema_id(&self, record: &Record) -> Option<u32> {
+        let is_foreign = self.rows.is_none() && self.source.value_format == Format::Avro;
+        Some(unframe(record.value.as_deref().filter(|_| is_foreign)?)?.0)
+    }
+
     /// A record as a row; `None` of one without a value, or from before 1970.
     ///
     /// # Errors
     /// What is wrong with it, in words. A time further ahead of the record's own timestamp than
     /// [`MAX_AHEAD`] is wrong: it would close the windows of everybody else.
-    pub fn read(&self, record: &Record) -> Result<Option<GenericRow>, String> {
+    pub fn read(&self, record: &Record, schemas: &Schemas) -> Result<Option<GenericRow>, String> {
         let row = match &self.rows {
-            None => read(&self.source, record)?.filter(|read| !read.tombstone).map(|r| r.row),
+            None => {
+                read(&self.source, record, schemas)?.filter(|read| !read.tombstone).map(|r| r.row)
+            }
             Some((schema, id)) => self.read_row(schema, *id, record)?,
         };
         let latest = record.timestamp.saturating_mul(1000).saturating_add(MAX_AHEAD);
@@ -72,9 +83,13 @@ impl Stream {
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn read(source: &Source, record: &Record) -> Result<Option<Incoming>, String> {
+pub fn read(
+    source: &Source,
+    record: &Record,
+    schemas: &Schemas,
+) -> Result<Option<Incoming>, String> {
     let key = wire::key(source, record.key.as_deref()).map_err(|e| e.to_string())?;
-    let value = wire::value(source, record.value.as_deref()).map_err(|e| e.to_string())?;
+    let value = wire::value(source, record.value.as_deref(), schemas).map_err(|e| e.to_string())?;
     let flat = execution::Record {
         topic: source.topic.clone(),
         key,

@@ -5,7 +5,7 @@ use caudal_core::topics;
 use caudal_sql::ast::{SourceKind, WindowKind};
 use caudal_sql::catalog::{Aggregation, Format, Query, Source, TRANSACTIONS};
 use caudal_sql::fault::Fault;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Topics and tables of the product's own: a query of that name would write into them.
 const RESERVED: [&str; 8] = [
@@ -25,15 +25,11 @@ const OWN: [&str; 3] = [topics::TRANSACCIONES, topics::VALIDAS, topics::DLQ];
 /// Longest name of a table in PostgreSQL, in bytes.
 const NAME_BYTES: usize = 63;
 
-/// Says what the engine does not run; `made` are the names of the file's queries.
+/// Says what the engine does not run.
 ///
 /// # Errors
 /// The first such thing, at the place of the query.
-pub fn check(
-    query: &Query,
-    sources: &BTreeMap<String, Source>,
-    made: &BTreeSet<String>,
-) -> Result<(), Box<Fault>> {
+pub fn check(query: &Query, sources: &BTreeMap<String, Source>) -> Result<(), Box<Fault>> {
     let cannot = |what: String, help: &str| {
         let message = format!("query {}: {what}", query.name);
         Err(Box::new(Fault::new(query.span, message).help(help)))
@@ -51,11 +47,6 @@ pub fn check(
         if query.from != TRANSACTIONS && internal {
             let what = format!("topic {} is the pipeline's own", from.topic);
             return cannot(what, "read transacciones_validas, which is there without a statement");
-        }
-        let is_declared = query.from != TRANSACTIONS && !made.contains(&query.from);
-        if is_declared && from.value_format == Format::Avro {
-            let what = format!("{} has values in Avro of somebody else's schema", query.from);
-            return cannot(what, "declare topics with VALUE_FORMAT = 'JSON' or 'DELIMITED'");
         }
     }
     if let Some(Aggregation { window: Some(window), .. }) = &query.aggregation

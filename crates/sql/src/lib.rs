@@ -11,6 +11,7 @@
 pub mod aggregate;
 mod analyse;
 pub mod ast;
+pub mod avro;
 mod bind;
 mod cast;
 pub mod catalog;

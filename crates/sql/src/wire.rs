@@ -4,6 +4,7 @@
 //! Moments become milliseconds here, as in ksqlDB. `transacciones_validas` does not come this way:
 //! its rows are [`crate::row::TransactionRow`]s, which keep microseconds and copy nothing.
 
+use crate::avro::Schemas;
 use crate::catalog::{Format, Source};
 use crate::codec::encode_columns;
 use crate::json::Json;
@@ -33,14 +34,14 @@ pub fn key(source: &Source, bytes: Option<&[u8]>) -> Result<Json, WireError> {
     }
 }
 
-/// A value's JSON. Avro is not read this way yet: its writers' schemas are not at hand.
+/// A value's JSON; `schemas` are the writers' of Avro values.
 ///
 /// # Errors
 /// [`WireError`] when the bytes are not a value of the source.
-pub fn value(source: &Source, bytes: Option<&[u8]>) -> Result<Json, WireError> {
+pub fn value(source: &Source, bytes: Option<&[u8]>, schemas: &Schemas) -> Result<Json, WireError> {
     match (bytes, source.value_format) {
         (None, _) => Ok(Json::Null),
-        (Some(_), Format::Avro) => Err(error("the Avro schema of the value is unknown")),
+        (Some(bytes), Format::Avro) => schemas.read(bytes).map_err(error),
         (Some(bytes), Format::Kafka) => match source.value_columns().first() {
             Some(column) => kafka(&column.kind, bytes),
             None => Ok(Json::Object(Vec::new())),
@@ -124,11 +125,14 @@ mod tests {
         assert_eq!(key(&json, Some(&7_i64.to_be_bytes())), Ok(Json::Number("7".into())));
         assert_eq!(key(&json, None), Ok(Json::Null));
         assert!(key(&json, Some(b"7")).is_err());
-        let read = value(&json, Some(br#"{"a": 1.10}"#)).expect("json");
+        let read = value(&json, Some(br#"{"a": 1.10}"#), &Schemas::default()).expect("json");
         assert_eq!(read.to_string(), r#"{"a": 1.10}"#);
-        assert!(value(&json, Some(b"\xff")).is_err());
+        assert!(value(&json, Some(b"\xff"), &Schemas::default()).is_err());
         let delimited = source("VALUE_FORMAT='DELIMITED'");
-        assert_eq!(value(&delimited, Some(b"1,2")), Ok(Json::Text("1,2".into())));
+        assert_eq!(
+            value(&delimited, Some(b"1,2"), &Schemas::default()),
+            Ok(Json::Text("1,2".into()))
+        );
     }
 
     #[test]

@@ -417,6 +417,10 @@ impl Broker for SimBroker {
         &mut self.state_log
     }
 
+    fn schemas(&mut self) -> Result<Vec<(u32, String)>> {
+        Ok(Vec::new())
+    }
+
     fn table_log(&mut self, _: usize) -> &mut LogReader<SimLog> {
         &mut self.table_log
     }
