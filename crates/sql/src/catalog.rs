@@ -350,11 +350,16 @@ impl Query {
         Ok(RowSchema { name: self.name.clone(), columns })
     }
 
-    /// Whether all records of a group are in one partition of the input, so that groups are
-    /// complete where the records are: the grouping columns contain the input's key columns.
+    /// Whether all of it is computed where the record is read: it gives a row for each record, or
+    /// its groups are complete there, because the grouping columns contain the key of
+    /// `transacciones_validas`. Sessions are put together where partials meet.
     #[must_use]
     pub fn is_local(&self, catalog: &Catalog) -> bool {
         let Some(aggregation) = &self.aggregation else { return !self.repartitions };
+        let is_session = |window: &Window| matches!(window.kind, WindowKind::Session { .. });
+        if self.from != TRANSACTIONS || aggregation.window.as_ref().is_some_and(is_session) {
+            return false;
+        }
         let Some(source) = catalog.sources.get(&self.from) else { return false };
         let grouped: Vec<usize> = aggregation.group_by.iter().filter_map(Expr::as_column).collect();
         let mut keys = source.columns.iter().enumerate().filter(|(_, c)| c.key).peekable();

@@ -107,13 +107,13 @@ pub fn explain(catalog: &Catalog, query: &Query) -> String {
         line("emits", emit.into());
         let bytes: usize =
             aggregation.calls.iter().map(crate::aggregate::AggregateCall::state_bytes).sum();
-        let panes = aggregation.window.as_ref().map_or(1, panes);
-        line(
-            "state",
-            format!(
-                "per group up to {panes} panes of about {bytes} bytes, and the group's key once"
-            ),
-        );
+        let session = |w: &Window| matches!(w.kind, WindowKind::Session { .. });
+        let what = match &aggregation.window {
+            Some(window) if session(window) => "each open session, of".to_owned(),
+            window => format!("up to {} panes of", window.as_ref().map_or(1, panes)),
+        };
+        let state = format!("per group {what} about {bytes} bytes, and the group's key once");
+        line("state", state);
         if aggregation.window.is_none() {
             line(
                 "",
@@ -191,7 +191,7 @@ fn topics(query: &Query) -> Vec<String> {
     if query.aggregation.as_ref().is_some_and(|a| a.window.is_some()) {
         all.push(format!("{name}_tardias: partials that came after their window was dropped"));
     }
-    all.push(format!("{name}_errores: records that an expression could not compute"));
+    all.push(format!("{name}_errores: records that cannot be read, or an expression not computed"));
     all
 }
 
