@@ -28,13 +28,22 @@ CREATE TABLE totales AS
 CREATE TABLE inversos AS
   SELECT UCASE(merchant_id) AS comercio, SUM(60 / (source_seq % 10)) AS suma
   FROM transacciones_validas GROUP BY UCASE(merchant_id) EMIT CHANGES;
+CREATE TABLE cuentas_raras AS
+  SELECT account_id, COUNT(*) AS n FROM transacciones_validas WINDOW TUMBLING (SIZE 10 MINUTES)
+  GROUP BY account_id HAVING COUNT(*) < 2 EMIT CHANGES;
+CREATE STREAM reembolsos AS
+  SELECT transaction_id, account_id, amount, country, event_time FROM transacciones_validas
+  WHERE kind = 'REFUND';
+CREATE TABLE rachas AS
+  SELECT account_id, COUNT(*) AS n FROM reembolsos WINDOW SESSION (1 HOUR)
+  GROUP BY account_id EMIT CHANGES;
 ";
 
 /// They must run as they are.
 const EXAMPLES: &str = include_str!("../../../config/examples.sql");
 
 /// Per table, its rows, and PostgreSQL's own answer.
-const CHECKS: [(&str, &str, &str); 4] = [
+const CHECKS: [(&str, &str, &str); 7] = [
     (
         "ventas_pais",
         "SELECT format('%s|%s|%s|%s|%s|%s|%s', country, window_start, n, trim_scale(total), \
@@ -65,6 +74,32 @@ const CHECKS: [(&str, &str, &str); 4] = [
         "SELECT format('%s|%s', comercio, suma) FROM inversos",
         "SELECT format('%s|%s', upper(merchant_id), \
          coalesce(sum(60 / nullif(source_seq % 10, 0)), 0)) FROM transactions GROUP BY upper(merchant_id)",
+    ),
+    (
+        "cuentas_raras",
+        "SELECT format('%s|%s|%s', account_id, window_start, n) FROM cuentas_raras",
+        "SELECT format('%s|%s|%s', account_id, date_bin('10 minutes', event_time, 'epoch'), count(*)) \
+         FROM transactions GROUP BY account_id, date_bin('10 minutes', event_time, 'epoch') \
+         HAVING count(*) < 2",
+    ),
+    (
+        "reembolsos",
+        "SELECT format('%s|%s|%s|%s|%s', transaction_id, account_id, trim_scale(amount), country, \
+         event_time) FROM reembolsos",
+        "SELECT format('%s|%s|%s|%s|%s', transaction_id, account_id, trim_scale(amount), country, \
+         event_time) FROM transactions WHERE kind = 'REFUND'",
+    ),
+    (
+        "rachas",
+        "SELECT format('%s|%s|%s', account_id, date_trunc('milliseconds', window_start), n) \
+         FROM rachas",
+        "SELECT format('%s|%s|%s', account_id, date_trunc('milliseconds', min(event_time)), count(*)) \
+         FROM (SELECT account_id, event_time, sum(begins) OVER all_of AS session \
+         FROM (SELECT account_id, event_time, CASE WHEN event_time - lag(event_time) \
+         OVER (PARTITION BY account_id ORDER BY event_time) <= interval '1 hour' THEN 0 ELSE 1 END \
+         AS begins FROM transactions WHERE kind = 'REFUND') AS refunds \
+         WINDOW all_of AS (PARTITION BY account_id ORDER BY event_time)) AS sessions \
+         GROUP BY account_id, session",
     ),
 ];
 

@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub struct Row {
     /// Index of its record in the batch.
     pub record: usize,
+    /// Whether the row of its key is to go: a tombstone, whose other columns are NULL.
+    pub is_gone: bool,
     /// Its tuple in [`TableRows::tuples`].
     pub span: Range<usize>,
     /// Whether it is the one of its key to be stored: the first to append, the last to upsert.
@@ -30,6 +32,14 @@ pub struct Row {
     /// The row of the same key that comes next in line when this one turns out to be poison:
     /// the next to append, the previous to upsert.
     pub next_in_line: Option<usize>,
+}
+
+impl Row {
+    /// What becomes of its record, unless the database sees it otherwise.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        if self.is_gone { Fate::Gone } else { Fate::Row }
+    }
 }
 
 /// The rows of one table.
@@ -164,7 +174,12 @@ impl Encoder<'_> {
         money: &mut Option<(Currency, i128)>,
     ) -> Fate {
         let start = self.rows.tuples.len();
-        let row = self.route.shape.row(record).and_then(|row| {
+        let tombstones = self.route.tombstones.as_ref().filter(|_| record.value.is_none());
+        let read = match tombstones {
+            Some(tombstones) => tombstones.row(record),
+            None => self.route.shape.row(record),
+        };
+        let row = read.and_then(|row| {
             row.encode(&mut self.rows.tuples)?;
             Ok(row)
         });
@@ -179,14 +194,15 @@ impl Encoder<'_> {
         let mut key = Tuples::default();
         for column in &self.route.table.key {
             // Cannot fail: the whole row was encoded above.
-            if let Err(rejection) = row.cells[*column].encode(&mut key) {
+            if let Err(rejection) = row.cells[*column].encode_key(&mut key) {
                 return Fate::Dead(rejection.reason, rejection.message);
             }
         }
         let index = self.rows.rows.len();
         let span = start..self.rows.tuples.len();
-        let mut new = Row { record: at, span, chosen: true, next_in_line: None };
-        let mut fate = Fate::Row;
+        let is_gone = tombstones.is_some();
+        let mut new = Row { record: at, is_gone, span, chosen: true, next_in_line: None };
+        let mut fate = new.fate();
         let entry = self.of_key.entry(key.as_slice().to_vec()).or_insert((index, index));
         let (first, latest) = *entry;
         entry.1 = index;
@@ -247,7 +263,7 @@ pub const CONFLICT: &str = "the key is in the table already, with other contents
 #[must_use]
 pub fn dead_letter_of(fate: &Fate) -> Option<(Reason, &str)> {
     match fate {
-        Fate::Row | Fate::Duplicate => None,
+        Fate::Row | Fate::Gone | Fate::Duplicate => None,
         Fate::Conflict => Some((Reason::Conflict, CONFLICT)),
         Fate::Dead(reason, error) => Some((*reason, error)),
     }

@@ -15,6 +15,8 @@ pub enum Cell<'a> {
     Null,
     /// text.
     Text(Cow<'a, str>),
+    /// integer.
+    Integer(i32),
     /// bigint.
     Long(i64),
     /// numeric `units × 10^-scale`.
@@ -45,16 +47,27 @@ impl Cell<'_> {
     pub fn same(&self, other: &Cell<'_>) -> bool {
         match (self, other) {
             (Cell::Numeric { units: a, scale: x }, Cell::Numeric { units: b, scale: y }) => {
-                let trimmed = |mut units: i128, mut scale: u8| {
-                    while scale > 0 && units % 10 == 0 {
-                        units /= 10;
-                        scale -= 1;
-                    }
-                    (units, scale)
-                };
                 trimmed(*a, *x) == trimmed(*b, *y)
             }
             (a, b) => a == b,
+        }
+    }
+
+    /// Writes the cell as part of a key: equal bytes where PostgreSQL would call two keys equal.
+    pub(crate) fn encode_key(&self, out: &mut Tuples) -> Result<(), Rejection> {
+        match self {
+            Cell::Numeric { units, scale } => {
+                let (units, scale) = trimmed(*units, *scale);
+                out.numeric(units, scale);
+                Ok(())
+            }
+            Cell::Double(bits) => {
+                let value = f64::from_bits(*bits);
+                let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
+                out.float8(value);
+                Ok(())
+            }
+            other => other.encode(out),
         }
     }
 
@@ -62,6 +75,7 @@ impl Cell<'_> {
         match self {
             Cell::Null => out.null(),
             Cell::Text(text) => out.text(without_nul(text)?),
+            Cell::Integer(value) => out.int4(*value),
             Cell::Long(value) => out.int8(*value),
             Cell::Numeric { units, scale } => out.numeric(*units, *scale),
             Cell::Timestamp(micros) if *micros < FIRST_TIMESTAMP => {
@@ -82,6 +96,14 @@ impl Cell<'_> {
         }
         Ok(())
     }
+}
+
+fn trimmed(mut units: i128, mut scale: u8) -> (i128, u8) {
+    while scale > 0 && units % 10 == 0 {
+        units /= 10;
+        scale -= 1;
+    }
+    (units, scale)
 }
 
 /// PostgreSQL's text cannot hold NUL: told here, where one record is concerned, and not by a
@@ -133,6 +155,20 @@ impl Row<'_> {
     }
 }
 
+/// Columns before those of a record's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leading {
+    /// None.
+    Nothing,
+    /// One that is the same in every row: its value.
+    Constant(String),
+    /// [`PLACE_COLUMNS`]: where the record was read.
+    Place,
+}
+
+/// Partition and offset of a record, as Kafka Connect's sinks name them (`pk.mode=kafka`).
+pub const PLACE_COLUMNS: [&str; 2] = ["__connect_partition", "__connect_offset"];
+
 /// How the values of a topic are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shape {
@@ -147,8 +183,8 @@ pub enum Shape {
         schema: RowSchema,
         /// Schema id in the framing.
         schema_id: u32,
-        /// A column that is the same in every row, before the others: its value.
-        constant: Option<String>,
+        /// What stands before its columns.
+        leading: Leading,
     },
     /// A dead letter of the processor: any bytes, and headers that say why.
     DeadLetter,
@@ -186,8 +222,15 @@ impl Shape {
         };
         match self {
             Shape::Transaction { schema_id } => transaction(body(value, *schema_id)?),
-            Shape::Row { schema, schema_id, constant } => {
-                query_row(schema, body(value, *schema_id)?, constant.as_deref())
+            Shape::Row { schema, schema_id, leading } => {
+                let before = match leading {
+                    Leading::Nothing => Vec::new(),
+                    Leading::Constant(text) => vec![Cell::Text(Cow::Owned(text.clone()))],
+                    Leading::Place => {
+                        vec![Cell::Integer(record.partition), Cell::Long(record.offset)]
+                    }
+                };
+                query_row(schema, body(value, *schema_id)?, before)
             }
             Shape::DeadLetter => Err(Rejection::new(Reason::Malformed, "a dead letter has no row")),
         }
@@ -252,7 +295,7 @@ fn json_object(entries: &[(Cow<'_, str>, Cow<'_, str>)]) -> Result<String, Rejec
 fn query_row<'a>(
     schema: &RowSchema,
     body: &'a [u8],
-    constant: Option<&str>,
+    before: Vec<Cell<'a>>,
 ) -> Result<Row<'a>, Rejection> {
     let values = schema.decode(body).map_err(malformed)?;
     // Decimals travel at one scale; at rest they have the places of their currency.
@@ -265,29 +308,31 @@ fn query_row<'a>(
             _ => None,
         })
         .map_or(0, Currency::exponent);
-    let mut cells = Vec::with_capacity(values.len() + 1);
-    cells.extend(constant.map(|text| Cell::Text(Cow::Owned(text.to_owned()))));
-    for (column, value) in schema.columns.iter().zip(values) {
-        cells.push(match (value, column.kind) {
-            (Value::Null, _) => Cell::Null,
-            (Value::Text(text), _) => Cell::Text(Cow::Owned(text)),
-            (Value::Long(number), _) => Cell::Long(number),
-            (Value::Double(number), _) => Cell::Double(number.to_bits()),
-            (Value::Boolean(value), _) => Cell::Boolean(value),
-            (Value::Date(days), _) => Cell::Date(days),
-            (Value::Json(json), _) => Cell::Json(json),
-            (Value::Timestamp(micros), _) => Cell::Timestamp(micros),
-            (Value::Decimal(nano), ColumnType::Decimal { scale: 9 }) => {
-                let (units, scale) = trim_nano(nano, exponent);
-                Cell::Numeric { units, scale }
-            }
-            (Value::Decimal(units), ColumnType::Decimal { scale }) => {
-                Cell::Numeric { units, scale }
-            }
-            (Value::Decimal(units), _) => Cell::Numeric { units, scale: 0 },
-        });
-    }
+    let mut cells = before;
+    cells.reserve(values.len());
+    let values = schema.columns.iter().zip(values);
+    cells.extend(values.map(|(column, value)| cell_of(value, column.kind, exponent)));
     Ok(Row { cells, money: None })
+}
+
+/// A value of a query's row; decimals keep at least `exponent` places.
+pub(crate) fn cell_of(value: Value, kind: ColumnType, exponent: u8) -> Cell<'static> {
+    match (value, kind) {
+        (Value::Null, _) => Cell::Null,
+        (Value::Text(text), _) => Cell::Text(Cow::Owned(text)),
+        (Value::Long(number), _) => Cell::Long(number),
+        (Value::Double(number), _) => Cell::Double(number.to_bits()),
+        (Value::Boolean(value), _) => Cell::Boolean(value),
+        (Value::Date(days), _) => Cell::Date(days),
+        (Value::Json(json), _) => Cell::Json(json),
+        (Value::Timestamp(micros), _) => Cell::Timestamp(micros),
+        (Value::Decimal(nano), ColumnType::Decimal { scale: 9 }) => {
+            let (units, scale) = trim_nano(nano, exponent);
+            Cell::Numeric { units, scale }
+        }
+        (Value::Decimal(units), ColumnType::Decimal { scale }) => Cell::Numeric { units, scale },
+        (Value::Decimal(units), _) => Cell::Numeric { units, scale: 0 },
+    }
 }
 
 #[cfg(test)]
@@ -305,6 +350,21 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_postgresql_calls_equal_have_equal_bytes() {
+        let key = |cell: &Cell<'_>| {
+            let mut out = Tuples::default();
+            cell.encode_key(&mut out).unwrap();
+            out.as_slice().to_vec()
+        };
+        let numeric = |units, scale| key(&Cell::Numeric { units, scale });
+        assert_eq!(numeric(150, 2), numeric(15, 1));
+        assert_ne!(numeric(150, 2), numeric(150, 1));
+        let double = |value: f64| key(&Cell::Double(value.to_bits()));
+        assert_eq!(double(-0.0), double(0.0));
+        assert_eq!(double(-f64::NAN), double(f64::NAN));
+    }
+
+    #[test]
     fn decimals_rest_at_the_places_of_their_currency() {
         let shipped = caudal_core::schema::Schemas::shipped();
         let schema = RowSchema::parse(&shipped.alertas_fraude.json).unwrap();
@@ -319,8 +379,11 @@ mod tests {
             ];
             let value = schema.encode(7, &values);
             let record = Record { value: Some(value.into()), ..Record::default() };
-            let shape =
-                Shape::Row { schema: schema.clone(), schema_id: 7, constant: Some("r".into()) };
+            let shape = Shape::Row {
+                schema: schema.clone(),
+                schema_id: 7,
+                leading: Leading::Constant("r".into()),
+            };
             let cells = shape.row(&record).unwrap().cells;
             assert_eq!(cells[0], Cell::Text("r".into()));
             match cells[6] {

@@ -1,7 +1,8 @@
 //! `config/sink.toml`: which topic goes to which table.
 
-use crate::columns::{SUPPLIED, Shape, TRANSACTION_COLUMNS, Table};
+use crate::columns::{Leading, PLACE_COLUMNS, SUPPLIED, Shape, TRANSACTION_COLUMNS, Table};
 use crate::dead_letter;
+use crate::tombstone::Tombstones;
 use caudal_core::row::RowSchema;
 use caudal_core::schema::{Schemas, id_of, sorted_json};
 use caudal_query::plan::Plan;
@@ -119,6 +120,8 @@ pub struct Route {
     pub mode: InsertMode,
     /// Whether compaction leaves gaps in the topic's sequences on purpose.
     pub compacted: bool,
+    /// How a record without a value is read. `None`: it is a dead letter.
+    pub tombstones: Option<Tombstones>,
 }
 
 /// Every topic's way, and the bounds of a batch.
@@ -147,16 +150,23 @@ impl Config {
     }
 
     /// Adds a way for every query that the file does not name: its rows go to a table of its name,
-    /// the last row of each key.
-    pub fn add_queries(&mut self, plans: &[Plan]) {
+    /// the last row of each key; those of a stream are appended. Tombstones take rows back.
+    ///
+    /// # Errors
+    /// [`Usage`] when the file names a query that takes rows back, with another key.
+    pub fn add_queries(&mut self, plans: &[Plan]) -> Result<(), Usage> {
         for plan in plans {
             let topic: Arc<str> = plan.name.as_str().into();
-            if let Entry::Vacant(slot) = self.routes.entry(Arc::clone(&topic)) {
-                slot.insert(query_route(plan));
-                self.of_queries.push(topic);
+            match self.routes.entry(Arc::clone(&topic)) {
+                Entry::Vacant(slot) => {
+                    slot.insert(query_route(plan));
+                    self.of_queries.push(topic);
+                }
+                Entry::Occupied(mut slot) => take_tombstones(slot.get_mut(), plan)?,
             }
         }
         self.of_queries.sort();
+        Ok(())
     }
 
     /// Reads the text of a file of that name.
@@ -184,19 +194,44 @@ impl Config {
 
 fn query_route(plan: &Plan) -> Route {
     let schema = plan.row_schema().clone();
-    let columns: Vec<String> = schema.columns.iter().map(|column| column.name.clone()).collect();
+    let is_stream = plan.is_stream();
+    let (leading, before, mode) = match is_stream {
+        true => (Leading::Place, &PLACE_COLUMNS[..], InsertMode::Insert),
+        false => (Leading::Nothing, &[][..], InsertMode::Upsert),
+    };
+    let names = schema.columns.iter().map(|column| column.name.as_str());
+    let columns: Vec<String> = before.iter().copied().chain(names).map(str::to_owned).collect();
     let keys: Vec<&str> = plan.key_columns().collect();
-    let key: Vec<usize> =
-        (0..columns.len()).filter(|at| keys.contains(&columns[*at].as_str())).collect();
-    let compared = (0..columns.len()).filter(|at| !key.contains(at)).collect();
+    let is_key = |at: &usize| *at < before.len() || keys.contains(&columns[*at].as_str());
+    let (key, compared) = (0..columns.len()).partition(is_key);
     let schema_id = id_of(&sorted_json(&schema.to_json()));
+    let table = Table { name: plan.name.clone(), columns, key, compared };
     Route {
         topic: plan.name.as_str().into(),
-        table: Table { name: plan.name.clone(), columns, key, compared },
-        shape: Shape::Row { schema, schema_id, constant: None },
-        mode: InsertMode::Upsert,
-        compacted: true,
+        tombstones: Tombstones::of(plan, &leading, &table),
+        table,
+        shape: Shape::Row { schema, schema_id, leading },
+        mode,
+        compacted: !is_stream,
     }
+}
+
+/// Of a query that the file names: where the file's schema is the query's.
+fn take_tombstones(route: &mut Route, plan: &Plan) -> Result<(), Usage> {
+    let Shape::Row { schema, leading, .. } = &route.shape else { return Ok(()) };
+    if schema != plan.row_schema() || route.mode != InsertMode::Upsert {
+        return Ok(());
+    }
+    route.tombstones = Tombstones::of(plan, leading, &route.table);
+    if route.tombstones.is_none() && (plan.has_having() || plan.window.session) {
+        let keys = plan.key_columns().collect::<Vec<_>>().join(", ");
+        return Err(Usage(format!(
+            "topics.{}.pk.fields: the query takes rows back by its key, so the table's must be the \
+             same: {keys} (and static.field)",
+            route.topic
+        )));
+    }
+    Ok(())
 }
 
 type KeyError = (&'static str, String);
@@ -242,6 +277,7 @@ fn route(topic: &str, keys: TopicKeys) -> Result<Route, KeyError> {
         shape,
         mode: keys.insert.mode,
         compacted: keys.compacted,
+        tombstones: None,
     })
 }
 
@@ -269,8 +305,8 @@ fn shape(schema: &str, constant: Option<StaticKeys>) -> Result<(Shape, Vec<Strin
     let parsed = RowSchema::parse(&found.json).map_err(|e| ("value.schema", e.to_string()))?;
     let names = parsed.columns.iter().map(|column| column.name.clone());
     let columns = constant.iter().map(|c| c.field.clone()).chain(names).collect();
-    let constant = constant.map(|c| c.value);
-    Ok((Shape::Row { schema: parsed, schema_id: found.id, constant }, columns))
+    let leading = constant.map_or(Leading::Nothing, |c| Leading::Constant(c.value));
+    Ok((Shape::Row { schema: parsed, schema_id: found.id, leading }, columns))
 }
 
 #[cfg(test)]
@@ -296,15 +332,42 @@ mod tests {
     #[test]
     fn a_query_that_the_file_does_not_name_gets_a_table_of_its_name() {
         let mut config = Config::read(None).unwrap();
-        config.add_queries(&caudal_query::plan::shipped());
+        config.add_queries(&caudal_query::plan::shipped()).unwrap();
         assert!(config.of_queries.is_empty(), "both are in the file");
         let sql = "CREATE TABLE q AS SELECT merchant_id, COUNT(*) AS n FROM transacciones_validas \
                    WINDOW TUMBLING (SIZE 1 HOUR) GROUP BY merchant_id EMIT CHANGES;";
-        config.add_queries(&Plan::compile(sql).unwrap());
+        config.add_queries(&Plan::compile(sql).unwrap()).unwrap();
         assert_eq!(config.of_queries, ["q".into()]);
         let table = &config.routes["q"].table;
         assert_eq!(table.columns, ["merchant_id", "window_start", "window_end", "n"]);
         assert_eq!((&table.key[..], &table.compared[..]), (&[0, 1][..], &[2, 3][..]));
+    }
+
+    #[test]
+    fn a_stream_is_appended_under_the_place_of_its_records() {
+        let mut config = Config::read(None).unwrap();
+        let sql = "CREATE STREAM s AS SELECT account_id, amount FROM transacciones_validas; \
+                   CREATE TABLE t AS SELECT account_id, COUNT(*) AS n FROM s \
+                   WINDOW SESSION (1 HOUR) GROUP BY account_id EMIT CHANGES;";
+        config.add_queries(&Plan::compile(sql).unwrap()).unwrap();
+        let stream = &config.routes["s"];
+        assert_eq!(stream.table.columns[..2], PLACE_COLUMNS);
+        assert_eq!((&stream.table.key[..], &stream.table.compared[..]), (&[0, 1][..], &[2, 3][..]));
+        assert_eq!((stream.mode, stream.compacted), (InsertMode::Insert, false));
+        assert!(stream.tombstones.is_none());
+        let table = &config.routes["t"];
+        assert_eq!(table.table.columns, ["account_id", "window_start", "window_end", "n"]);
+        assert!(table.tombstones.is_some() && table.compacted);
+    }
+
+    #[test]
+    fn a_table_whose_rows_are_taken_back_has_the_key_of_its_query() {
+        let fields = "\"rule\", \"account_id\", \"currency\", \"window_start\"";
+        for wrong in [fields.replace("\"currency\", ", ""), format!("{fields}, \"intentos\"")] {
+            let mut config = Config::parse(&SHIPPED.replacen(fields, &wrong, 1), "f").unwrap();
+            let error = config.add_queries(&caudal_query::plan::shipped()).unwrap_err();
+            assert!(error.0.contains("topics.alertas_fraude.pk.fields"), "{error:?}");
+        }
     }
 
     #[test]

@@ -14,12 +14,14 @@ pub enum Fate {
     Duplicate,
     /// Its key was there with other contents: a dead letter.
     Conflict,
+    /// A tombstone: the row of its key is gone.
+    Gone,
     /// A dead letter of the sink, with what was wrong.
     Dead(Reason, String),
 }
 
 /// Counts and money of one topic-partition since its beginning. Records read so far are the sum of
-/// the four counts.
+/// the five counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Records whose row was stored; of a topic of dead letters, the dead letters stored.
@@ -30,6 +32,8 @@ pub struct Ledger {
     pub conflicts: i64,
     /// Records that became dead letters of the sink for another reason.
     pub dead: i64,
+    /// Tombstones, which took the row of their key back.
+    pub deleted: i64,
     /// Money by fate: `rows`, `duplicates`, `conflicts`, `dead`; where the records carry money.
     pub sums: BTreeMap<String, Sums>,
 }
@@ -44,6 +48,7 @@ impl Ledger {
             Fate::Row => (&mut self.rows, "rows"),
             Fate::Duplicate => (&mut self.duplicates, "duplicates"),
             Fate::Conflict => (&mut self.conflicts, "conflicts"),
+            Fate::Gone => (&mut self.deleted, "deleted"),
             Fate::Dead(..) => (&mut self.dead, "dead"),
         };
         *count += 1;
@@ -100,7 +105,8 @@ mod tests {
         ledger.add(&Fate::Row, money("JPY", i128::MAX / 2)).unwrap();
         ledger.add(&Fate::Duplicate, money("EUR", 0)).unwrap();
         ledger.add(&Fate::Dead(Reason::Amount, String::new()), None).unwrap();
-        assert_eq!((ledger.rows, ledger.duplicates, ledger.dead), (2, 1, 1));
+        ledger.add(&Fate::Gone, None).unwrap();
+        assert_eq!((ledger.rows, ledger.duplicates, ledger.dead, ledger.deleted), (2, 1, 1, 1));
         assert_eq!(Ledger::parse_sums(&ledger.sums_json()).unwrap(), ledger.sums);
         assert!(Ledger::parse_sums("{\"rows\":{\"EUR\":\"x\"}}").is_none());
         assert_eq!(Ledger::parse_sums("{}").unwrap(), BTreeMap::new());

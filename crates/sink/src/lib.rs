@@ -24,6 +24,7 @@ pub mod postgres;
 pub mod query_tables;
 pub mod run;
 pub mod store;
+pub mod tombstone;
 pub mod watchdog;
 pub mod write;
 

@@ -19,6 +19,7 @@ const CLASSES: [&str; 10] = ["connection", "08", "22", "23", "25", "40", "42", "
 /// What the sink exports.
 pub struct Metrics {
     rows: IntCounterVec,
+    deleted: IntCounterVec,
     batches: IntCounterVec,
     batch_rows: Histogram,
     commit_seconds: Histogram,
@@ -47,8 +48,17 @@ impl Metrics {
             "Records stored, by table",
             &["table"],
         )?;
+        let deleted = counter_vec(
+            registry,
+            "caudal_sink_rows_deleted_total",
+            "Tombstones stored: records that took a row back, by table",
+            &["table"],
+        )?;
         for route in config.routes.values() {
             rows.with_label_values(&[&route.table.name]).reset();
+            if route.tombstones.is_some() {
+                deleted.with_label_values(&[&route.table.name]).reset();
+            }
         }
         rows.with_label_values(&[dead_letter::TABLE]).reset();
         let batches = counter_vec(
@@ -86,6 +96,7 @@ impl Metrics {
         let count = |name, help| counter(registry, name, help);
         Ok(Metrics {
             rows,
+            deleted,
             batches,
             batch_rows,
             commit_seconds: seconds(
@@ -133,6 +144,9 @@ impl Metrics {
     pub fn committed(&self, batch: &Batch, stored: &Stored, took: Duration) {
         for (table, rows) in &stored.rows {
             self.rows.with_label_values(&[table]).inc_by(*rows);
+        }
+        for (table, rows) in &stored.deleted {
+            self.deleted.with_label_values(&[table]).inc_by(*rows);
         }
         let path = if stored.staged { "staging" } else { "copy" };
         self.batches.with_label_values(&[path]).inc();

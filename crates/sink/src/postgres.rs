@@ -71,7 +71,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Fault> 
 }
 
 const COLUMNS: &str = "topic, partition, epoch, next_offset, sequences::text AS sequences, rows, \
-                       duplicates, conflicts, dead, sums::text AS sums";
+                       duplicates, conflicts, dead, deleted, sums::text AS sums";
 
 fn position(row: &PgRow) -> Result<(TopicPartition, Position), Fault> {
     let topic: String = row.try_get("topic")?;
@@ -89,6 +89,7 @@ fn position(row: &PgRow) -> Result<(TopicPartition, Position), Fault> {
             duplicates: row.try_get("duplicates")?,
             conflicts: row.try_get("conflicts")?,
             dead: row.try_get("dead")?,
+            deleted: row.try_get("deleted")?,
             sums: Ledger::parse_sums(&sums).ok_or_else(unreadable)?,
         },
     };
@@ -186,11 +187,11 @@ pub async fn advance(
     let moved = sqlx::query(
         "UPDATE sink_offsets o SET next_offset = n.next_offset, sequences = n.sequences::jsonb,
              rows = n.rows, duplicates = n.duplicates, conflicts = n.conflicts, dead = n.dead,
-             sums = n.sums::jsonb, updated_at = now()
+             deleted = n.deleted, sums = n.sums::jsonb, updated_at = now()
          FROM UNNEST($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[],
-             $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::text[])
+             $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[])
              AS n(topic, partition, expected, epoch, next_offset, sequences, rows, duplicates,
-                  conflicts, dead, sums)
+                  conflicts, dead, deleted, sums)
          WHERE o.topic = n.topic AND o.partition = n.partition
              AND o.epoch = n.epoch AND o.next_offset = n.expected",
     )
@@ -204,6 +205,7 @@ pub async fn advance(
     .bind(column(|p| p.ledger.duplicates))
     .bind(column(|p| p.ledger.conflicts))
     .bind(column(|p| p.ledger.dead))
+    .bind(column(|p| p.ledger.deleted))
     .bind(texts(|p| p.ledger.sums_json()))
     .execute(connection)
     .await?;

@@ -2,7 +2,7 @@
 //! columns that a query gains (`auto.evolve`, nullable columns only). Nothing is ever dropped or
 //! retyped: what does not fit is said, with what to do.
 
-use crate::columns::Shape;
+use crate::columns::{Leading, PLACE_COLUMNS, Shape};
 use crate::config::Route;
 use crate::fault::Fault;
 use caudal_core::row::{Column, ColumnType, RowSchema};
@@ -29,17 +29,26 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The statement that makes a table. Rows are updated in place: room in each page keeps the updates
-/// out of the index (HOT).
-fn create_statement(table: &str, schema: &RowSchema, key: &[&str]) -> String {
+/// Types of [`PLACE_COLUMNS`]: in statements, and in the catalogue.
+const PLACE_TYPES: [(&str, &str); 2] = [("integer", "int4"), ("bigint", "int8")];
+
+/// The statement that makes a table. Rows of keys are updated in place: room in each page keeps the
+/// updates out of the index (HOT). Rows that lie under their place are never updated.
+fn create_statement(table: &str, schema: &RowSchema, leading: &Leading, key: &[&str]) -> String {
     let column = |column: &Column| {
         let null = if column.nullable { "" } else { " NOT NULL" };
         format!("{} {}{null}", quoted(&column.name), type_names(column.kind).0)
     };
-    let columns: Vec<String> = schema.columns.iter().map(column).collect();
+    let place = |(name, (kind, _)): (&str, (&str, &str))| format!("{} {kind}", quoted(name));
+    let (before, storage) = match leading {
+        Leading::Place => (&PLACE_COLUMNS[..], ""),
+        _ => (&[][..], " WITH (fillfactor = 70)"),
+    };
+    let before = before.iter().copied().zip(PLACE_TYPES).map(place);
+    let columns: Vec<String> = before.chain(schema.columns.iter().map(column)).collect();
     let key: Vec<String> = key.iter().map(|name| quoted(name)).collect();
     format!(
-        "CREATE TABLE {} ({}, PRIMARY KEY ({})) WITH (fillfactor = 70)",
+        "CREATE TABLE {} ({}, PRIMARY KEY ({})){storage}",
         quoted(table),
         columns.join(", "),
         key.join(", ")
@@ -63,17 +72,20 @@ pub async fn apply<'r>(
 ) -> Result<Vec<String>, Fault> {
     let mut done = Vec::new();
     for route in routes {
-        let Shape::Row { schema, constant: None, .. } = &route.shape else { continue };
+        let Shape::Row { schema, leading, .. } = &route.shape else { continue };
+        if matches!(leading, Leading::Constant(_)) {
+            continue;
+        }
         let table = &route.table.name;
         let key: Vec<&str> =
             route.table.key.iter().map(|at| route.table.columns[*at].as_str()).collect();
         let present = present(connection, table).await?;
         if present.is_empty() {
-            connection.execute(create_statement(table, schema, &key).as_str()).await?;
+            connection.execute(create_statement(table, schema, leading, &key).as_str()).await?;
             done.push(format!("table {table} made for query {}", route.topic));
             continue;
         }
-        for column in missing(table, schema, &present)? {
+        for column in missing(table, schema, leading, &present)? {
             let (name, kind) = (quoted(&column.name), type_names(column.kind).0);
             let statement = format!("ALTER TABLE {} ADD COLUMN {name} {kind}", quoted(table));
             connection.execute(statement.as_str()).await?;
@@ -107,9 +119,19 @@ async fn present(
 fn missing<'s>(
     table: &str,
     schema: &'s RowSchema,
+    leading: &Leading,
     present: &BTreeMap<String, Present>,
 ) -> Result<Vec<&'s Column>, Fault> {
     let mut missing = Vec::new();
+    let is_stream = *leading == Leading::Place;
+    for (name, (_, kind)) in PLACE_COLUMNS.into_iter().zip(PLACE_TYPES).filter(|_| is_stream) {
+        if present.get(name).is_none_or(|found| found.kind != kind) {
+            return Err(Fault::stop(format!(
+                "table {table}: column {name} is missing or no {kind}: it was not made for a \
+                 stream; rename the table and let the sink make another"
+            )));
+        }
+    }
     for column in &schema.columns {
         let wanted = type_names(column.kind).1;
         match present.get(&column.name) {
@@ -124,7 +146,10 @@ fn missing<'s>(
             }
         }
     }
-    let given = |name: &String| schema.columns.iter().any(|column| column.name == *name);
+    let given = |name: &String| {
+        let is_place = is_stream && PLACE_COLUMNS.contains(&name.as_str());
+        is_place || schema.columns.iter().any(|column| column.name == *name)
+    };
     match present.iter().find(|(name, column)| column.is_required && !given(name)) {
         None => Ok(missing),
         Some((name, _)) => Err(Fault::stop(format!(
@@ -160,9 +185,15 @@ mod tests {
     #[test]
     fn a_table_is_made_from_the_schema() {
         assert_eq!(
-            create_statement("q", &schema(), &["country"]),
+            create_statement("q", &schema(), &Leading::Nothing, &["country"]),
             "CREATE TABLE \"q\" (\"country\" text NOT NULL, \"n\" bigint NOT NULL, \"list\" jsonb, \
              PRIMARY KEY (\"country\")) WITH (fillfactor = 70)"
+        );
+        assert_eq!(
+            create_statement("s", &schema(), &Leading::Place, &PLACE_COLUMNS),
+            "CREATE TABLE \"s\" (\"__connect_partition\" integer, \"__connect_offset\" bigint, \
+             \"country\" text NOT NULL, \"n\" bigint NOT NULL, \"list\" jsonb, \
+             PRIMARY KEY (\"__connect_partition\", \"__connect_offset\"))"
         );
     }
 
@@ -170,12 +201,20 @@ mod tests {
     fn what_is_missing_is_added_and_what_does_not_fit_is_said() {
         let both = [("country", "text", true), ("n", "int8", true)];
         let schema = schema();
-        let names: Vec<&str> =
-            missing("q", &schema, &table(&both)).unwrap().iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["list"]);
-        let error = |columns: &[(&str, &str, bool)]| {
-            missing("q", &schema, &table(columns)).map(|_| ()).unwrap_err().text
+        let names = |leading, columns: &[(&str, &str, bool)]| {
+            let missing = missing("q", &schema, &leading, &table(columns)).unwrap();
+            missing.iter().map(|c| c.name.clone()).collect::<Vec<_>>()
         };
+        assert_eq!(names(Leading::Nothing, &both), ["list"]);
+        let place =
+            [("__connect_partition", "int4", true), ("__connect_offset", "int8", true), both[0]];
+        assert_eq!(names(Leading::Place, &place), ["n", "list"]);
+        let refused = |leading, columns: &[(&str, &str, bool)]| {
+            missing("q", &schema, &leading, &table(columns)).map(|_| ()).unwrap_err().text
+        };
+        assert!(refused(Leading::Place, &both).contains("not made for a stream"));
+        let error = |columns: &[(&str, &str, bool)]| refused(Leading::Nothing, columns);
+        assert!(error(&[place[0], both[0], both[1]]).contains("__connect_partition is NOT NULL"));
         assert!(
             error(&[("country", "text", true), ("n", "text", true)]).contains("column n is text")
         );

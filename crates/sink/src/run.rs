@@ -48,7 +48,7 @@ const IDLE: Duration = Duration::from_millis(200);
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut config = Config::read(args.config.as_deref())?;
     let text = queries::text(args.queries.as_deref(), SHIPPED)?;
-    config.add_queries(&Plan::compile_file(&text.name, &text.sql).map_err(Usage)?);
+    config.add_queries(&Plan::compile_file(&text.name, &text.sql).map_err(Usage)?)?;
     let registry = registry("caudal-sink")?;
     let metrics = Metrics::register(&registry, &config)?;
     let readiness = Readiness::starting();

@@ -33,6 +33,8 @@ pub struct Stored {
     pub positions: BTreeMap<TopicPartition, Position>,
     /// Records by table; those of `dead_letters` include the sink's own dead letters.
     pub rows: BTreeMap<String, u64>,
+    /// Tombstones by table.
+    pub deleted: BTreeMap<String, u64>,
     /// Records that were there already, equal.
     pub duplicates: u64,
     /// Records whose key was there with other contents.
@@ -401,15 +403,19 @@ fn account(
         match &fates[at] {
             Fate::Duplicate => stored.duplicates += 1,
             Fate::Conflict => stored.conflicts += 1,
-            Fate::Row | Fate::Dead(..) => {}
+            Fate::Row | Fate::Gone | Fate::Dead(..) => {}
         }
         if let Some((reason, _)) = dead_letter_of(&fates[at]) {
             *stored.dead.entry(reason.as_str()).or_default() += 1;
         }
     }
     for rows in &batch.tables {
-        let kept = rows.rows.iter().filter(|row| fates[row.record] == Fate::Row).count();
-        stored.rows.insert(rows.table.name.clone(), kept as u64);
+        let count = |fate| rows.rows.iter().filter(|row| fates[row.record] == fate).count() as u64;
+        stored.rows.insert(rows.table.name.clone(), count(Fate::Row));
+        let deleted = count(Fate::Gone);
+        if deleted > 0 {
+            stored.deleted.insert(rows.table.name.clone(), deleted);
+        }
     }
     if dead_letters > 0 {
         stored.rows.insert(dead_letter::TABLE.to_owned(), dead_letters);

@@ -10,8 +10,10 @@ use crate::ledger::Fate;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 
-/// Column of a staging table that says which row it is.
+/// Column of a staging table that says which row it is; [`GONE`] where the row of the key is to go.
 const ORDINAL: &str = "caudal_ordinal";
+/// The ordinal of tombstones.
+const GONE: i32 = -1;
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -167,7 +169,7 @@ fn successors(rows: &TableRows, culprit: usize, fates: &mut [Fate]) -> Vec<Vec<u
         _ => rows.rows[culprit].next_in_line,
     };
     while let Some(at) = next {
-        fates[rows.rows[at].record] = Fate::Row;
+        fates[rows.rows[at].record] = rows.rows[at].fate();
         line.push(vec![at]);
         next = match rows.mode {
             InsertMode::Upsert => None,
@@ -192,18 +194,38 @@ async fn stage(
     let mut data = Tuples::default();
     data.append(HEADER);
     for at in group {
+        let row = &rows.rows[*at];
         data.tuple(table.columns.len() + 1);
         // The tuple's own count of fields is left out.
-        let span = rows.rows[*at].span.clone();
-        data.append(rows.tuples.slice(span.start + 2..span.end));
-        data.int4(i32::try_from(*at).unwrap_or(i32::MAX));
+        data.append(rows.tuples.slice(row.span.start + 2..row.span.end));
+        data.int4(if row.is_gone { GONE } else { i32::try_from(*at).unwrap_or(i32::MAX) });
     }
     data.append(&TRAILER);
     copy_in(connection, &format!("{stage} ({columns}, {ORDINAL})"), data.as_slice()).await?;
+    // Before the others: a row that goes may hold what another index keeps from being there twice.
+    if group.iter().any(|at| rows.rows[*at].is_gone) {
+        delete(connection, table).await?;
+    }
     match rows.mode {
         InsertMode::Upsert => upsert(connection, table).await.map(|()| Vec::new()),
         InsertMode::Insert => insert(connection, table).await,
     }
+}
+
+async fn delete(connection: &mut PgConnection, table: &Table) -> Result<(), Fault> {
+    let (target, stage) = (quoted(&table.name), staging(table));
+    let statement = format!(
+        "DELETE FROM {target} t USING {stage} s WHERE s.{ORDINAL} = {GONE} AND {}",
+        same_key(table, "t", "s")
+    );
+    // Not prepared: a plan of the time when the table was small would read all of it for ever.
+    connection.execute(&*statement).await?;
+    Ok(())
+}
+
+fn same_key(table: &Table, a: &str, b: &str) -> String {
+    let pairs = key_names(table).map(|k| format!("{a}.{0} = {b}.{0}", quoted(k)));
+    pairs.collect::<Vec<_>>().join(" AND ")
 }
 
 async fn upsert(connection: &mut PgConnection, table: &Table) -> Result<(), Fault> {
@@ -221,8 +243,8 @@ async fn upsert(connection: &mut PgConnection, table: &Table) -> Result<(), Faul
     };
     // In the order of the key, so that two sinks lock rows in one order.
     let statement = format!(
-        "INSERT INTO {target} ({columns}) SELECT {columns} FROM {stage} ORDER BY {key}
-         ON CONFLICT ({key}) DO {action}"
+        "INSERT INTO {target} ({columns}) SELECT {columns} FROM {stage}
+         WHERE {ORDINAL} <> {GONE} ORDER BY {key} ON CONFLICT ({key}) DO {action}"
     );
     sqlx::query(&statement).execute(connection).await?;
     Ok(())
@@ -232,10 +254,6 @@ async fn insert(connection: &mut PgConnection, table: &Table) -> Result<Vec<(usi
     let (target, stage) = (quoted(&table.name), staging(table));
     let columns = list(table.columns.iter(), "");
     let key = list(key_names(table), "");
-    let matched = |a: &str, b: &str| {
-        let pairs = key_names(table).map(|k| format!("{a}.{0} = {b}.{0}", quoted(k)));
-        pairs.collect::<Vec<_>>().join(" AND ")
-    };
     let statement = format!(
         "WITH stored AS (
              INSERT INTO {target} ({columns}) SELECT {columns} FROM {stage} ORDER BY {key}
@@ -243,7 +261,7 @@ async fn insert(connection: &mut PgConnection, table: &Table) -> Result<Vec<(usi
          )
          SELECT s.{ORDINAL} FROM {stage} s
          WHERE NOT EXISTS (SELECT FROM stored WHERE {})",
-        matched("stored", "s"),
+        same_key(table, "stored", "s"),
     );
     let refused: Vec<i32> = sqlx::query_scalar(&statement).fetch_all(&mut *connection).await?;
     if refused.is_empty() {
@@ -260,7 +278,7 @@ async fn insert(connection: &mut PgConnection, table: &Table) -> Result<Vec<(usi
     let statement = format!(
         "SELECT s.{ORDINAL}, {equal} FROM {stage} s JOIN {target} t ON {}
          WHERE s.{ORDINAL} = ANY($1)",
-        matched("t", "s"),
+        same_key(table, "t", "s"),
     );
     let compared = sqlx::query(&statement).bind(&refused).fetch_all(connection).await?;
     if compared.len() != refused.len() {

@@ -11,7 +11,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
-use support::{Scratch, Sink, at, valids};
+use support::{Scratch, Sink, at, gold, no_gold, valids};
 
 const PASS: u8 = 0;
 const CUT_BEFORE: u8 = 1;
@@ -101,6 +101,23 @@ fn a_commit_that_never_arrived_is_done_again() {
 #[test]
 fn a_commit_whose_answer_was_lost_is_not() {
     attempt(CUT_AFTER);
+}
+
+#[test]
+fn a_row_that_was_taken_back_in_doubt_is_taken_back_once() {
+    for mode in [CUT_BEFORE, CUT_AFTER] {
+        let Some(mut db) = Scratch::create() else { return };
+        let (proxy, url) = through_proxy(&db.url);
+        let mut sink = Sink::new(&url).claiming(&["ventas_gold"]);
+        sink.store(&[gold(0, "a", 1), gold(1, "b", 1)]).unwrap();
+        proxy.mode.store(mode, Ordering::SeqCst);
+        let records = [no_gold(2, "a"), gold(3, "b", 2)];
+        assert!(matches!(sink.store(&records), Err(Trouble::Retry(_))));
+        let stored = sink.store(&records).unwrap();
+        assert_eq!((stored.rows["ventas_gold"], stored.deleted["ventas_gold"]), (1, 1));
+        assert_eq!(db.text("SELECT string_agg(merchant_id || ventas, ',') FROM ventas_gold"), "b2");
+        assert_eq!(db.text("SELECT row(next_offset, rows, deleted) FROM sink_offsets"), "(4,3,1)");
+    }
 }
 
 #[test]

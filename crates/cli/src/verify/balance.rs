@@ -355,6 +355,7 @@ impl<'k> Balance<'k> {
         let landed = Landed {
             rows: Some(rows.count),
             duplicates: whole.then_some(rows.duplicates.0),
+            deleted: Some(0),
             refused: whole.then_some(valid.refused_sums.0),
             sums: Some(rows.sums.clone()),
             records: None,
@@ -425,8 +426,14 @@ impl<'k> Balance<'k> {
             rows.finish(differences);
             let topic = Topics::rows_of(at);
             if let (Some(says), true) = (self.sink.get(&topic), query.plan.is_local()) {
-                let records = (!self.cut.any_cut(topic)).then_some(query.found.stored_records);
-                let landed = Landed { records, ..Landed::default() };
+                let of_whole = |count| (!self.cut.any_cut(topic)).then_some(count);
+                let found = &query.found;
+                let (records, deleted) = (found.stored_records, found.stored_tombstones);
+                let landed = Landed {
+                    records: of_whole(records),
+                    deleted: of_whole(deleted),
+                    ..Landed::default()
+                };
                 compare_sink(&query.plan.name, says, &landed, &mut self.differences);
             }
             let sums = if query.plan.is_local() { table_sums } else { query.sums.clone() };

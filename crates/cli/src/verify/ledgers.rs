@@ -168,6 +168,8 @@ pub struct Landed {
     pub refused: Option<u64>,
     /// Records below the sink's position.
     pub records: Option<u64>,
+    /// Tombstones among them that took a row back.
+    pub deleted: Option<u64>,
     /// Money of the rows.
     pub sums: Option<Sums>,
 }
@@ -181,7 +183,8 @@ pub fn compare_sink(topic: &str, says: &SinkLedger, found: &Landed, differences:
     count("rows", says.rows, found.rows);
     count("duplicates", says.duplicates, found.duplicates);
     count("dead and conflicts", says.dead + says.conflicts, found.refused);
-    let records = says.rows + says.duplicates + says.dead + says.conflicts;
+    let records = says.rows + says.duplicates + says.dead + says.conflicts + says.deleted;
+    count("deleted", says.deleted, found.deleted);
     count("records", records, found.records);
     if let Some(sums) = &found.sums {
         all.sums("rows", &says.sums.get("rows").cloned().unwrap_or_default(), sums);
@@ -229,15 +232,19 @@ mod tests {
 
     #[test]
     fn the_sinks_ledger_is_compared_where_something_was_found() {
-        let says = SinkLedger { rows: 3, duplicates: 1, ..SinkLedger::default() };
+        let says = SinkLedger { rows: 3, duplicates: 1, deleted: 2, ..SinkLedger::default() };
         let mut differences = Differences::new(Topics::of(&[]));
         compare_sink("t", &says, &Landed::default(), &mut differences);
         assert!(differences.drafts().is_empty());
-        let found = Landed { rows: Some(2), records: Some(4), ..Landed::default() };
+        let found =
+            Landed { rows: Some(2), records: Some(6), deleted: Some(1), ..Landed::default() };
         compare_sink("t", &says, &found, &mut differences);
         assert_eq!(
             differences.drafts(),
-            ["ledger of the sink (sink_offsets, t): rows is 3, found 2"]
+            [
+                "ledger of the sink (sink_offsets, t): rows is 3, found 2",
+                "ledger of the sink (sink_offsets, t): deleted is 2, found 1"
+            ]
         );
     }
 }

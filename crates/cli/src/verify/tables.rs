@@ -24,6 +24,7 @@ pub struct SinkLedger {
     pub duplicates: u64,
     pub conflicts: u64,
     pub dead: u64,
+    pub deleted: u64,
     /// Money by fate.
     pub sums: BTreeMap<String, Sums>,
 }
@@ -75,11 +76,12 @@ impl Snapshot {
         cut: &mut Cut,
     ) -> Result<BTreeMap<u8, SinkLedger>> {
         let rows = self.connection.fetch_all(
-            "SELECT topic, partition, next_offset, rows, duplicates, conflicts, dead, sums::text
+            "SELECT topic, partition, next_offset, rows, duplicates, conflicts, dead, deleted,
+                    sums::text
              FROM sink_offsets",
         );
         let rows = rows.await.context(
-            "cannot read table sink_offsets; caudal-sink makes the tables when it first starts",
+            "cannot read table sink_offsets; caudal-sink makes and alters the tables when it starts",
         )?;
         let mut ledgers: BTreeMap<u8, SinkLedger> = BTreeMap::new();
         for row in rows {
@@ -92,7 +94,8 @@ impl Snapshot {
             ledger.duplicates += count(4)?;
             ledger.conflicts += count(5)?;
             ledger.dead += count(6)?;
-            let sums: String = row.try_get(7)?;
+            ledger.deleted += count(7)?;
+            let sums: String = row.try_get(8)?;
             let sums = caudal_sink::ledger::Ledger::parse_sums(&sums)
                 .context("sink_offsets: column sums is not what the sink writes")?;
             for (fate, sums) in sums {

@@ -79,6 +79,8 @@ pub struct Found {
     pub in_flight: u64,
     /// Records of the topic that the sink has stored.
     pub stored_records: u64,
+    /// Tombstones among them that are no dead letters.
+    pub stored_tombstones: u64,
 }
 
 /// All queries.
@@ -445,6 +447,8 @@ impl<'a> RowReader<'a> {
         let is_stored = !self.late && self.cut.is_stored(place);
         query.found.stored_records += u64::from(is_stored);
         let dead = is_stored.then(|| refused.take(place, record, differences)).flatten();
+        let took_back = is_stored && dead.is_none() && record.value.is_none();
+        query.found.stored_tombstones += u64::from(took_back);
         let Some((partition, source)) = source_of(record) else {
             let text = "was not written by the processor (no caudal.source)";
             differences.of_record(format!("{} {{}} {text}", differences.at(place)), place);

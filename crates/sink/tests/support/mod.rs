@@ -8,6 +8,7 @@ use caudal_core::row::{RowSchema, Value};
 use caudal_core::schema::Schemas;
 use caudal_core::transaction::{Kind, Transaction};
 use caudal_kafka::TopicPartition;
+use caudal_query::plan::Plan;
 use caudal_sink::batch::Batch;
 use caudal_sink::config::Config;
 use caudal_sink::postgres::Position;
@@ -96,8 +97,19 @@ pub struct Sink {
 
 impl Sink {
     pub fn new(url: &str) -> Sink {
-        let config = Config::read(None).unwrap();
-        Sink { database: Database::new(url).unwrap(), owned: BTreeMap::new(), config }
+        Sink::of(url, "")
+    }
+
+    /// Of the shipped queries and more, whose tables are made.
+    pub fn of(url: &str, queries: &str) -> Sink {
+        let mut config = Config::read(None).unwrap();
+        config.add_queries(&caudal_query::plan::shipped()).unwrap();
+        config.add_queries(&Plan::compile(queries).unwrap()).unwrap();
+        let mut database = Database::new(url).unwrap();
+        if !config.of_queries.is_empty() {
+            database.create_tables(&config.routes).unwrap();
+        }
+        Sink { database, owned: BTreeMap::new(), config }
     }
 
     /// Claims a partition that begins at 0.
@@ -197,4 +209,10 @@ pub fn gold(offset: i64, merchant: &str, sales: i64) -> (TopicPartition, Record)
     let schema = RowSchema::parse(&shipped.ventas_gold.json).unwrap();
     let value = schema.encode(shipped.ventas_gold.id, &row);
     (at("ventas_gold", 0), record(offset, Some(&value)))
+}
+
+/// The tombstone of a row that [`gold`] gave.
+pub fn no_gold(offset: i64, merchant: &str) -> (TopicPartition, Record) {
+    let key = format!("[\"{merchant}\",\"EUR\",0]");
+    (at("ventas_gold", 0), Record { key: Some(key.into_bytes().into()), ..record(offset, None) })
 }
