@@ -1,15 +1,16 @@
--- Examples of continuous queries: copy what you need to config/queries.sql. Each runs in a test.
+-- Examples of continuous queries: copy what you need to config/queries.sql. The demo runs them all.
 -- `caudal queries explain config/examples.sql viaje_imposible` says what each one costs.
 
--- Impossible travel: an account that is used in several countries within two hours.
-CREATE TABLE viaje_imposible AS
+-- Impossible travel: an account that is used in several countries within one session, where no two
+-- hours pass without a transaction of it.
+CREATE TABLE viaje_imposible WITH (IDLE_TIMEOUT = '1 HOUR') AS
   SELECT account_id,
          COUNT_DISTINCT(country) AS paises,
          COUNT(*) AS intentos,
          EARLIEST_BY_OFFSET(country) AS primero,
          LATEST_BY_OFFSET(country) AS ultimo
   FROM transacciones_validas
-  WINDOW HOPPING (SIZE 2 HOURS, ADVANCE BY 30 MINUTES, GRACE PERIOD 10 MINUTES)
+  WINDOW SESSION (2 HOURS, GRACE PERIOD 10 MINUTES)
   WHERE country IS NOT NULL
   GROUP BY account_id
   HAVING COUNT_DISTINCT(country) > 1
@@ -60,4 +61,19 @@ CREATE TABLE devoluciones WITH (IDLE_TIMEOUT = '1 HOUR') AS
   HAVING COUNT(*) >= 20
      AND SUM(CASE WHEN kind = 'REFUND' THEN -amount ELSE 0 END) * 5
        > SUM(CASE WHEN kind = 'PURCHASE' THEN amount ELSE 0 END)
+  EMIT CHANGES;
+
+-- Large sales as a stream: a row for each, as soon as it comes; and how the largest of each country
+-- develop, computed from that stream.
+CREATE STREAM ventas_grandes AS
+  SELECT transaction_id, account_id, merchant_id, COALESCE(country, '??') AS country, currency, amount
+  FROM transacciones_validas
+  WHERE kind = 'PURCHASE' AND amount >= 500
+  PARTITION BY merchant_id;
+
+CREATE TABLE mayores_por_pais WITH (IDLE_TIMEOUT = '1 HOUR') AS
+  SELECT country, currency, COUNT(*) AS ventas, TOPK(amount, 3) AS mayores
+  FROM ventas_grandes
+  WINDOW TUMBLING (SIZE 1 HOUR, GRACE PERIOD 5 MINUTES)
+  GROUP BY country, currency
   EMIT CHANGES;

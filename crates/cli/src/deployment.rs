@@ -69,3 +69,12 @@ pub fn plans(file: Option<&Path>) -> Result<Vec<Plan>> {
     let text = queries::text(file, SHIPPED)?;
     Ok(Plan::compile_file(&text.name, &text.sql).map_err(Usage)?)
 }
+
+/// The queries of the native stack's services: those of `CAUDAL_QUERIES`, or the standard ones.
+///
+/// # Errors
+/// [`Usage`] for a file that cannot be read or is wrong.
+pub fn standing_plans() -> Result<Vec<Plan>> {
+    let file = std::env::var_os("CAUDAL_QUERIES").map(PathBuf::from);
+    plans(file.as_deref())
+}

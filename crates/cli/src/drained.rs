@@ -1,11 +1,13 @@
 //! Whether everything that is in Kafka has become rows.
 
+use crate::deployment::standing_plans;
 use anyhow::{Context as _, Result, bail};
 use caudal_core::topics;
 use caudal_kafka::Kafka;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
+use caudal_query::plan::Plan;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +27,7 @@ const SINK: [&str; 4] = [topics::VALIDAS, topics::VENTAS_GOLD, topics::ALERTAS_F
 pub async fn wait(
     kafka: &Kafka,
     database_url: &str,
+    plans: &[Plan],
     patience: Duration,
     mut tick: impl FnMut() -> Result<()>,
 ) -> Result<()> {
@@ -32,7 +35,7 @@ pub async fn wait(
     let (mut last, mut moved) = (BTreeMap::new(), Instant::now());
     loop {
         tick()?;
-        let positions = positions(&offsets, database_url, i32::MAX).await?;
+        let positions = positions(&offsets, database_url, plans, i32::MAX).await?;
         let Some(behind) = first_behind(kafka, &positions)? else { return Ok(()) };
         if positions != last {
             (last, moved) = (positions, Instant::now());
@@ -60,13 +63,13 @@ pub async fn behind(
     with_input: bool,
 ) -> Result<Option<String>> {
     let offsets = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-processor")?;
-    let mut positions = positions(&offsets, database_url, partitions).await?;
-    positions.retain(|topic, _| with_input || topic != topics::TRANSACCIONES);
+    let mut positions = positions(&offsets, database_url, &[], partitions).await?;
+    positions.retain(|(_, topic), _| with_input || topic != topics::TRANSACCIONES);
     tokio::task::block_in_place(|| first_behind(kafka, &positions))
 }
 
 fn first_behind(kafka: &Kafka, positions: &Positions) -> Result<Option<String>> {
-    for (topic, positions) in positions {
+    for ((_, topic), positions) in positions {
         let drained = LogReader::drained(kafka, topic, positions, LOOK)?;
         if drained.len() < positions.len() {
             return Ok(Some(topic.clone()));
@@ -82,23 +85,37 @@ fn first_behind(kafka: &Kafka, positions: &Positions) -> Result<Option<String>> 
 pub async fn run(patience_s: u64) -> Result<()> {
     let stack = caudal_stack::Stack::open()?;
     let kafka = Kafka::plain(&stack.bootstrap_servers());
-    wait(&kafka, &stack.database_url(), Duration::from_secs(patience_s), || Ok(())).await?;
+    let (plans, patience) = (standing_plans()?, Duration::from_secs(patience_s));
+    wait(&kafka, &stack.database_url(), &plans, patience, || Ok(())).await?;
     println!("drained");
     Ok(())
 }
 
-type Positions = BTreeMap<String, BTreeMap<i32, i64>>;
+/// By reader and topic: a query's stream has two.
+type Positions = BTreeMap<(&'static str, String), BTreeMap<i32, i64>>;
 
 /// Next offsets of the first `most` partitions: of the processor's inputs from its group, of the
 /// sink's from its table.
-async fn positions(offsets: &Offsets, database_url: &str, most: i32) -> Result<Positions> {
+async fn positions(
+    offsets: &Offsets,
+    database_url: &str,
+    plans: &[Plan],
+    most: i32,
+) -> Result<Positions> {
     let count = |topic: &str| Ok::<i32, anyhow::Error>(offsets.partitions(topic)?.min(most));
     let mut all = Positions::new();
-    for topic in [topics::TRANSACCIONES, topics::PARCIALES] {
-        let partitions: Vec<_> = (0..count(topic)?).map(|p| (Arc::<str>::from(topic), p)).collect();
+    let streams = plans.iter().filter_map(|plan| plan.stream.as_ref());
+    let streams = streams.map(|stream| stream.source.topic.as_str());
+    for topic in [topics::TRANSACCIONES, topics::PARCIALES].into_iter().chain(streams) {
+        // Other streams have a partition count of their own, and all of them are read.
+        let partitions = match topic {
+            topics::TRANSACCIONES | topics::PARCIALES => count(topic)?,
+            other => offsets.partitions(other)?,
+        };
+        let partitions: Vec<_> = (0..partitions).map(|p| (Arc::<str>::from(topic), p)).collect();
         let committed = offsets.committed(&partitions)?;
         let next = committed.iter().map(|(p, c)| (p.1, c.as_ref().map_or(0, |c| c.next_offset)));
-        all.insert(topic.to_owned(), next.collect());
+        all.insert(("processor", topic.to_owned()), next.collect());
     }
     let mut connection =
         PgConnection::connect(database_url).await.context("cannot connect to PostgreSQL")?;
@@ -116,7 +133,7 @@ async fn positions(offsets: &Offsets, database_url: &str, most: i32) -> Result<P
             (p, row.map_or(0, |r| r.get::<i64, _>("next_offset")))
         });
         let next = next.collect();
-        all.insert(topic, next);
+        all.insert(("sink", topic), next);
     }
     Ok(all)
 }

@@ -10,7 +10,7 @@ use caudal_stack::layout::Layout;
 use caudal_stack::process::{Daemon, Signal, wait_until};
 use clap::Subcommand;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ pub enum ServicesCommand {
 /// When a process cannot be started or stopped.
 pub fn run(command: &ServicesCommand) -> Result<()> {
     match command {
-        ServicesCommand::Up => up(&Stack::open()?),
+        ServicesCommand::Up => up(&Stack::open()?, None),
         ServicesCommand::Status => status(&Stack::open()?),
         ServicesCommand::Down => down(),
         ServicesCommand::Supervise { name, .. } => supervise(name),
@@ -74,11 +74,12 @@ pub fn service(layout: &Layout, name: &str) -> Daemon {
     Daemon { name: name.to_owned(), pid_file: layout.pid_file(name), marker: name.to_owned() }
 }
 
-/// Starts the supervisors that do not run.
+/// Starts the supervisors that do not run; their services run the queries of `queries`, or of
+/// `CAUDAL_QUERIES`, or the standard ones.
 ///
 /// # Errors
 /// When a process cannot be started.
-pub fn up(stack: &Stack) -> Result<()> {
+pub fn up(stack: &Stack, queries: Option<&Path>) -> Result<()> {
     let layout = Layout::from_env()?;
     layout.create()?;
     for name in NAMES {
@@ -89,6 +90,9 @@ pub fn up(stack: &Stack) -> Result<()> {
         }
         let mut command = Command::new(std::env::current_exe().context("own path")?);
         command.args(["services", "supervise", name, "--home"]).arg(stack.home());
+        if let Some(queries) = queries {
+            command.env("CAUDAL_QUERIES", queries);
+        }
         let pid = daemon.spawn(command, &layout.output(name))?;
         println!("{name}: up, supervisor {pid}, log {}", layout.output(name).display());
     }

@@ -4,6 +4,7 @@
 //! The tests need a stack of their own, given by `CAUDAL_TEST_HOME` and `CAUDAL_PORT_OFFSET`
 //! (`make test` starts one). Without it they print that they were skipped.
 
+pub mod drawn;
 pub mod expectation;
 pub mod fault;
 pub mod flight;

@@ -1,13 +1,17 @@
 //! Queries of a user's own file: from SQL to rows in PostgreSQL, each equal to what PostgreSQL
 //! computes over the same transactions.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use caudal_e2e::drawn::draw;
 use caudal_e2e::expectation::Expectation;
+use caudal_e2e::fault::wait_until;
 use caudal_e2e::pipeline::Pipeline;
 use caudal_e2e::{query, topic};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(240);
+/// How many statements a seed draws beside those below.
+const DRAWN: usize = 12;
 
 const QUERIES: &str = "
 CREATE TABLE ventas_pais AS
@@ -108,6 +112,11 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     let Some(mut pipeline) = Pipeline::empty("user_queries")? else { return Ok(()) };
     pipeline.add_queries(EXAMPLES)?;
     pipeline.add_queries(QUERIES)?;
+    let seed_of_queries = std::env::var("DRAW").map_or(Ok(20), |seed| seed.parse())?;
+    let drawn = draw(seed_of_queries, DRAWN);
+    println!("drawn: {DRAWN} statements of seed {seed_of_queries} (DRAW=n draws others)");
+    let statements: Vec<&str> = drawn.iter().map(|drawn| drawn.statement.as_str()).collect();
+    pipeline.add_queries(&statements.join("\n"))?;
     // The topics of an earlier run of these queries.
     pipeline.caudal(&["reset", "--yes"])?;
     let (records, seed) = ("60000", "17");
@@ -119,25 +128,14 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     expectation.check(&pipeline)?;
 
     for (table, ours, theirs) in CHECKS {
-        let sorted = |sql: &str| -> Result<Vec<String>> {
-            let mut rows = query::texts(&pipeline.database_url, sql)?;
-            rows.sort_unstable();
-            Ok(rows)
-        };
-        caudal_e2e::fault::wait_until(table, Duration::from_secs(60), || {
-            Ok(query::text(&pipeline.database_url, &format!("SELECT count(*)::text FROM {table}"))?
-                != "0")
-        })?;
-        let (ours, theirs) = (sorted(ours)?, sorted(theirs)?);
-        println!("{table}: {} rows", ours.len());
-        let differs = ours.iter().zip(&theirs).find(|(a, b)| a != b);
-        ensure!(
-            differs.is_none() && ours.len() == theirs.len(),
-            "{table}: {differs:?}, {} rows, {} expected",
-            ours.len(),
-            theirs.len()
-        );
+        ensure!(compare(&pipeline, table, ours, theirs)? > 0, "{table}: nothing was compared");
     }
+    let mut rows = 0;
+    for drawn in &drawn {
+        rows += compare(&pipeline, &drawn.name, &drawn.ours, &drawn.theirs)
+            .with_context(|| format!("{}\n{}", drawn.statement, drawn.theirs))?;
+    }
+    ensure!(rows > 0, "no drawn statement has rows");
     let failed = topic::count(&pipeline.kafka, "inversos_errores")?;
     let zero = query::text(
         &pipeline.database_url,
@@ -157,6 +155,29 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     add_a_query(pipeline)
 }
 
+/// A table's rows and PostgreSQL's answer, as soon as both are equal; after a while, the first
+/// difference.
+fn compare(pipeline: &Pipeline, table: &str, ours: &str, theirs: &str) -> Result<usize> {
+    let url = &pipeline.database_url;
+    let sorted = |sql: &str| -> Result<Vec<String>> {
+        let mut rows = query::texts(url, sql)?;
+        rows.sort_unstable();
+        Ok(rows)
+    };
+    let theirs = sorted(theirs)?;
+    let mut found = Vec::new();
+    let equal = wait_until(table, Duration::from_secs(60), || {
+        found = sorted(ours)?;
+        Ok(found == theirs)
+    });
+    println!("{table}: {} rows", found.len());
+    let differs = found.iter().zip(&theirs).find(|(a, b)| a != b);
+    equal.with_context(|| {
+        format!("{table}: {differs:?}, {} rows, {} expected", found.len(), theirs.len())
+    })?;
+    Ok(found.len())
+}
+
 /// A query that comes later sees what comes from then on, and the books still balance.
 fn add_a_query(mut pipeline: Pipeline) -> Result<()> {
     pipeline.add_queries(
@@ -171,7 +192,7 @@ fn add_a_query(mut pipeline: Pipeline) -> Result<()> {
     pipeline.run("caudal-producer", &more, LIMIT)?;
     let url = &pipeline.database_url;
     let counted = "SELECT coalesce(sum(n), 0)::text FROM despues";
-    caudal_e2e::fault::wait_until("rows of the later query", Duration::from_secs(120), || {
+    wait_until("rows of the later query", Duration::from_secs(120), || {
         let there = "SELECT (to_regclass('despues') IS NOT NULL)::text";
         Ok(query::text(url, there)? == "true" && query::text(url, counted)? != "0")
     })?;

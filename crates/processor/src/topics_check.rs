@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for brokers.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long to wait for a topic that is missing.
+/// How long to wait for a topic that is missing, and was not made a moment ago.
 const TOPICS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every topic must be there, with as many partitions as its keys need, which are put down. A topic that was made a
@@ -21,9 +21,9 @@ const TOPICS_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// The topic that is missing, or has another partition count.
 pub fn check_topics(kafka: &Kafka, shared: &mut Shared) -> Result<()> {
-    let until = Instant::now() + TOPICS_PATIENCE;
     let mut found = wait_for_topics(kafka)?;
-    create_missing(kafka, shared, &found)?;
+    let is_new = create_missing(kafka, shared, &found)?;
+    let until = Instant::now() + if is_new { PATIENCE } else { TOPICS_PATIENCE };
     loop {
         match partition_count(&found, shared) {
             Err(error) if Instant::now() < until => {
@@ -65,13 +65,15 @@ fn take_partitions(found: &BTreeMap<String, admin::Topic>, shared: &mut Shared) 
     Ok(())
 }
 
-/// Rows are compacted by their key; late partials and errors are kept for a month.
+/// Rows are compacted by their key; late partials and errors are kept for a month. Whether a topic
+/// was made.
 fn create_missing(
     kafka: &Kafka,
     shared: &Shared,
     found: &BTreeMap<String, admin::Topic>,
-) -> Result<()> {
-    let Some(like) = found.get(&*shared.input_topic) else { return Ok(()) };
+) -> Result<bool> {
+    let Some(like) = found.get(&*shared.input_topic) else { return Ok(false) };
+    let mut is_new = false;
     let admin = admin::Admin::connect(kafka)?;
     let late = shared.global.iter().map(|query| (&query.late_topic, "delete"));
     let queries = || shared.queries(Stage::Account);
@@ -88,6 +90,7 @@ fn create_missing(
             ("retention.ms", "2592000000"),
             ("max.message.bytes", "1114112"),
         ];
+        is_new = true;
         tracing::info!(%topic, "the topic of a query is made");
         admin.create(&admin::Topic {
             name: topic.to_string(),
@@ -96,7 +99,7 @@ fn create_missing(
             config: config.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         })?;
     }
-    Ok(())
+    Ok(is_new)
 }
 
 /// The topics that must have equally many partitions: the state first, the input last. They grow in

@@ -3,12 +3,14 @@
 mod report;
 mod reset;
 
-use crate::deployment::plans;
+use crate::deployment::{plans, standing_plans};
 use crate::scrape::Scrape;
 use crate::verify::Balance;
 use crate::{drained, services, topics};
 use anyhow::{Context as _, Result, bail};
 use caudal_kafka::Kafka;
+use caudal_query::plan::SHIPPED;
+use caudal_service::queries;
 use caudal_stack::Stack;
 use clap::Args;
 use std::io::{IsTerminal as _, Write as _};
@@ -18,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// The demo gives up when nothing moves for this long.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the demo runs beside the shipped queries.
+const EXAMPLES: &str = include_str!("../../../../config/examples.sql");
 
 /// The processor's default: the demo starts it without another.
 const DEDUP_HORIZON: i64 = caudal_core::time::HOUR;
@@ -63,9 +68,12 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
     let kafka = Kafka::plain(&stack.bootstrap_servers());
     let database_url = stack.database_url();
     steps.say("emptying the demo's own topics, tables and progress: every run starts from nothing");
-    reset::reset(&kafka, &database_url).await?;
+    let queries = write_queries(&stack)?;
+    let plans = plans(Some(&queries))?;
+    reset::reset(&kafka, &database_url, &plans).await?;
     steps.say(&format!("{} topics and the tables are there", topics::shipped_names()?.len()));
-    services::up(&stack)?;
+    steps.say(&format!("{} queries: those of config/queries.sql and examples.sql", plans.len()));
+    services::up(&stack, Some(&queries))?;
     let expected = stack.home().join("demo-expected.json");
     let (mut producer, begun) = (start_producer(args, &stack, &expected)?, Instant::now());
     let producer_metrics = services::metrics_address(&stack, "caudal-producer")?;
@@ -88,7 +96,7 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         std::thread::sleep(Duration::from_millis(250));
     }
     steps.say("every line is in Kafka; the processor and the sink catch up");
-    drained::wait(&kafka, &database_url, PATIENCE, || {
+    drained::wait(&kafka, &database_url, &plans, PATIENCE, || {
         progress.show(&steps, &stack, lines);
         Ok(())
     })
@@ -99,10 +107,11 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         "every record is a row or a dead letter; reading all topics and tables again to prove it",
     );
     let stored = report::stored(&database_url).await?;
-    let sheet = Balance::take(&kafka, &database_url, DEDUP_HORIZON, plans(None)?).await?;
+    let sheet = Balance::take(&kafka, &database_url, DEDUP_HORIZON, plans.clone()).await?;
     let lines = lines_sent(&stack)?.unwrap_or(lines);
     println!("\n{}", sheet.text());
     report::print(&stack, &stored, lines, steps.begun.elapsed(), drained)?;
+    report::print_queries(&database_url, &plans).await?;
     let mut differences = Vec::new();
     if args.data.is_empty() {
         let text = std::fs::read_to_string(&expected).context("the generator's expectation")?;
@@ -122,9 +131,19 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
 pub async fn reset_stack() -> Result<()> {
     let stack = Stack::open()?;
     services::down()?;
-    reset::reset(&Kafka::plain(&stack.bootstrap_servers()), &stack.database_url()).await?;
+    let kafka = Kafka::plain(&stack.bootstrap_servers());
+    reset::reset(&kafka, &stack.database_url(), &standing_plans()?).await?;
     println!("topics, tables and progress are empty");
     Ok(())
+}
+
+/// The file that the demo's services run: the standard queries, and the examples.
+fn write_queries(stack: &Stack) -> Result<PathBuf> {
+    let path = stack.home().join("demo-queries.sql");
+    let standard = queries::text(None, SHIPPED)?;
+    std::fs::write(&path, format!("{}\n{EXAMPLES}", standard.sql))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 fn producer_log(stack: &Stack) -> PathBuf {

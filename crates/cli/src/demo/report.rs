@@ -3,7 +3,9 @@
 use crate::scrape::Scrape;
 use crate::services;
 use crate::sql::aligned;
+use crate::verify::table_of;
 use anyhow::Result;
+use caudal_query::plan::Plan;
 use caudal_stack::Stack;
 use caudal_stack::layout::Layout;
 use caudal_stack::process::resident_bytes;
@@ -27,6 +29,30 @@ pub struct Stored {
     pub gold: i64,
     /// Rows of `fraud_alerts`.
     pub alerts: i64,
+}
+
+/// Prints how many rows each query's table holds.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub async fn print_queries(database_url: &str, plans: &[Plan]) -> Result<()> {
+    let mut db = PgConnection::connect(database_url).await?;
+    let mut lines = vec![vec!["query".to_owned(), "rows".to_owned(), String::new()]];
+    for plan in plans {
+        let (table, _) = table_of(plan);
+        let there = sqlx::query_scalar::<_, bool>("SELECT to_regclass($1) IS NOT NULL");
+        let rows: i64 = match there.bind(format!("\"{table}\"")).fetch_one(&mut db).await? {
+            true => {
+                let counted = format!("SELECT count(*) FROM \"{table}\"");
+                sqlx::query_scalar(&counted).fetch_one(&mut db).await?
+            }
+            false => 0,
+        };
+        let look = format!("caudal sql 'SELECT * FROM {table} LIMIT 5'");
+        lines.push(vec![plan.name.clone(), rows.to_string(), look]);
+    }
+    print!("\n{}", aligned(&lines));
+    Ok(())
 }
 
 /// Asks PostgreSQL.

@@ -1,6 +1,5 @@
 //! Empties the demo's own stack: topics, tables and progress.
 
-use crate::deployment::plans;
 use crate::topics;
 use anyhow::{Result, bail};
 use caudal_core::topics::{PARCIALES, TRANSACCIONES};
@@ -8,8 +7,8 @@ use caudal_kafka::Kafka;
 use caudal_kafka::admin::Admin;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
+use caudal_query::plan::Plan;
 use sqlx::{Connection as _, PgConnection};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When Kafka or PostgreSQL refuses, or does not finish in time.
-pub async fn reset(kafka: &Kafka, database_url: &str) -> Result<()> {
-    tokio::task::block_in_place(|| reset_topics(kafka))?;
+pub async fn reset(kafka: &Kafka, database_url: &str, plans: &[Plan]) -> Result<()> {
+    tokio::task::block_in_place(|| reset_topics(kafka, plans))?;
     let mut connection = PgConnection::connect(database_url).await?;
     sqlx::raw_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public;")
         .execute(&mut connection)
@@ -32,10 +31,10 @@ pub async fn reset(kafka: &Kafka, database_url: &str) -> Result<()> {
     Ok(())
 }
 
-fn reset_topics(kafka: &Kafka) -> Result<()> {
+fn reset_topics(kafka: &Kafka, plans: &[Plan]) -> Result<()> {
     let admin = Admin::connect(kafka)?;
     let mut ours = topics::shipped_names()?;
-    for topic in topics_of_queries()? {
+    for topic in topics_of_queries(plans) {
         if !ours.contains(&topic) {
             ours.push(topic);
         }
@@ -74,14 +73,12 @@ fn reset_topics(kafka: &Kafka) -> Result<()> {
     Ok(())
 }
 
-/// The topics that the processor makes for the queries of the file (`CAUDAL_QUERIES`).
-fn topics_of_queries() -> Result<Vec<String>> {
-    let file = std::env::var_os("CAUDAL_QUERIES").map(PathBuf::from);
-    let plans = plans(file.as_deref())?;
+/// The topics that the processor makes for queries.
+fn topics_of_queries(plans: &[Plan]) -> Vec<String> {
     let topics = plans
         .iter()
         .flat_map(|plan| [Some(plan.name.clone()), Some(plan.late_topic()), plan.errors_topic()]);
-    Ok(topics.flatten().collect())
+    topics.flatten().collect()
 }
 
 /// Whether the new topics answer and the processor's group has committed nothing in them.

@@ -36,6 +36,7 @@ use anyhow::{Result, bail};
 pub use balance::Balance;
 use clap::Args;
 pub use sheet::grouped;
+pub use tables::table_of;
 
 /// Arguments of `caudal verify`.
 #[derive(Debug, Args)]
