@@ -44,7 +44,7 @@ bench: bench-commit bench-processor ## All benchmarks
 bench-commit: install jars build ## Latency of a Kafka commit with 1,000 records, and first end-to-end figures
 	@scripts/bench.sh
 
-bench-processor: install jars build ## The processor against a bare loop (RECORDS=2000000 RUNS=5 PART="drain restart rate latency")
+bench-processor: install jars build ## The processor against a bare loop (RECORDS=2000000 RUNS=5 PART="drain queries restart rate latency")
 	@scripts/bench.sh processor $(PART)
 
 down: ## Stop the services, the brokers and PostgreSQL; data stays

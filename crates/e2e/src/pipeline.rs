@@ -56,12 +56,20 @@ impl Pipeline {
     /// # Errors
     /// When the file cannot be written.
     pub fn add_queries(&mut self, sql: &str) -> Result<()> {
-        let file = self.logs.join("queries.sql");
         let before = match &self.queries {
             Some(file) => std::fs::read_to_string(file)?,
             None => caudal_query::plan::SHIPPED.to_owned(),
         };
-        std::fs::write(&file, format!("{before}\n{sql}"))?;
+        self.set_queries(&format!("{before}\n{sql}"))
+    }
+
+    /// From here on every command runs these queries and no others.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_queries(&mut self, sql: &str) -> Result<()> {
+        let file = self.logs.join("queries.sql");
+        std::fs::write(&file, sql)?;
         self.queries = Some(file);
         Ok(())
     }

@@ -86,8 +86,12 @@ pub fn preload(pipeline: &Pipeline, count: u64, seed: u64) -> Result<Expected> {
 pub fn reset(pipeline: &Pipeline) -> Result<()> {
     let admin = Admin::connect(&pipeline.kafka)?;
     let until = Instant::now() + PATIENCE;
-    admin.delete(&OUTPUTS)?;
-    while admin.topics()?.keys().any(|name| OUTPUTS.contains(&name.as_str())) {
+    let of_queries = super::queries::topics();
+    let existing = admin.topics()?;
+    let others = of_queries.iter().map(String::as_str).filter(|name| existing.contains_key(*name));
+    let doomed: Vec<&str> = OUTPUTS.into_iter().chain(others).collect();
+    admin.delete(&doomed)?;
+    while admin.topics()?.keys().any(|name| doomed.contains(&name.as_str())) {
         wait(until, "topics are still being deleted")?;
     }
     // A broker that has not heard of the deletion yet would say that they are there.

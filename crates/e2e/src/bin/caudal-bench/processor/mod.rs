@@ -12,6 +12,7 @@ mod gauge;
 mod gold;
 mod load;
 mod paced;
+mod queries;
 mod rate;
 mod restart;
 
@@ -93,7 +94,7 @@ pub fn bare_loop(args: &[String]) -> Result<()> {
 /// # Errors
 /// When a part fails.
 pub fn run(parts: &[String]) -> Result<()> {
-    const KNOWN: [&str; 4] = ["drain", "restart", "rate", "latency"];
+    const KNOWN: [&str; 5] = ["drain", "queries", "restart", "rate", "latency"];
     if let Some(part) = parts.iter().find(|part| !KNOWN.contains(&part.as_str())) {
         bail!("unknown part {part}; known are {}", KNOWN.join(", "));
     }
@@ -103,14 +104,17 @@ pub fn run(parts: &[String]) -> Result<()> {
     let empty = || Pipeline::empty("bench")?.context("no stack; run `make bench-processor`");
     let (mut result, mut all) = (json!({ "records": records, "runs": runs }), Vec::new());
     let mut drain_rate = f64::NAN;
-    if wanted("drain") || wanted("restart") {
-        let pipeline = empty()?;
+    if wanted("drain") || wanted("queries") || wanted("restart") {
+        let mut pipeline = empty()?;
         let expected = load::preload(&pipeline, records, SEED)?;
         if wanted("drain") {
             let samples = drains(&pipeline, &expected, runs)?;
             drain_rate = median(&good(&samples, USUAL.name), "records_per_second");
             all.extend(drain_bars(&samples));
             result["drain"] = described(&samples);
+        }
+        if wanted("queries") {
+            result["queries"] = queries::run(&mut pipeline, &USUAL, &expected, runs)?;
         }
         if wanted("restart") {
             let found = restart::run(&pipeline, &expected, &USUAL, runs)?;
