@@ -124,22 +124,26 @@ impl Admin {
     /// # Errors
     /// When the cluster refuses; a topic that exists is no error.
     pub fn create(&self, topic: &Topic) -> Result<()> {
-        let mut new = NewTopic::new(
-            &topic.name,
-            topic.partitions,
-            TopicReplication::Fixed(topic.replication),
-        );
-        for (key, value) in &topic.config {
-            new = new.set(key, value);
+        self.create_all(std::slice::from_ref(topic))
+    }
+
+    /// Creates topics with one request.
+    ///
+    /// # Errors
+    /// What the cluster refuses, by name; a topic that exists is no error.
+    pub fn create_all(&self, topics: &[Topic]) -> Result<()> {
+        let mut new = Vec::with_capacity(topics.len());
+        for Topic { name, partitions, replication, config } in topics {
+            let topic = NewTopic::new(name, *partitions, TopicReplication::Fixed(*replication));
+            new.push(config.iter().fold(topic, |topic, (key, value)| topic.set(key, value)));
         }
-        let what = format!("cannot create topic {}", topic.name);
         let results = self
             .runtime
-            .block_on(self.client.create_topics([&new], &Self::options()))
-            .map_err(|e| Error::new(&what, &e))?;
+            .block_on(self.client.create_topics(&new, &Self::options()))
+            .map_err(|e| Error::new("cannot create topics", &e))?;
         results.into_iter().try_for_each(|result| match result {
             Ok(_) | Err((_, Code::TopicAlreadyExists)) => Ok(()),
-            Err((_, code)) => Err(Error::of_code(&what, code)),
+            Err((name, code)) => Err(Error::of_code(format!("cannot create topic {name}"), code)),
         })
     }
 

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// How often a table is brought up to date.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long a schema that was not there is not looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How long reading may hold up a batch.
 const SLICE: Duration = Duration::from_millis(20);
 
@@ -55,8 +57,9 @@ pub struct Tables {
     all: Vec<Table>,
     /// Writers' schemas of Avro values.
     pub schemas: Schemas,
-    /// Ids that were not there when they were last looked for.
+    /// Ids that were not there when they were last looked for, and when that was.
     absent: BTreeSet<u32>,
+    looked: Option<Instant>,
 }
 
 impl Tables {
@@ -74,6 +77,7 @@ impl Tables {
             all: shared.tables.iter().map(table).collect(),
             schemas: Schemas::default(),
             absent: BTreeSet::new(),
+            looked: None,
         }
     }
 
@@ -96,8 +100,8 @@ impl Tables {
         self.all.iter().all(|table| table.is_as_of(time))
     }
 
-    /// Learns the schemas by which these records must be read, if one of them is new. One that is
-    /// nowhere is looked for once.
+    /// Learns the schemas by which these records must be read, if one of them is new. One that was
+    /// not there is looked for again after a while.
     ///
     /// # Errors
     /// When `caudal_esquemas` cannot be read.
@@ -116,10 +120,13 @@ impl Tables {
             streams.find(|stream| *stream.source.topic == **topic)?.schema_id(record)
         };
         let ids: BTreeSet<u32> = records.iter().filter_map(id_of).collect();
-        let is_new = |id: &u32| !self.schemas.knows(*id) && !self.absent.contains(id);
-        if !ids.iter().any(is_new) {
+        let now = broker.now();
+        let rests = self.looked.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN);
+        let is_wanted = |id: &u32| !self.schemas.knows(*id) && !(rests && self.absent.contains(id));
+        if !ids.iter().any(is_wanted) {
             return Ok(());
         }
+        self.looked = Some(now);
         for (id, text) in broker.schemas()? {
             if let Err(error) = self.schemas.add(id, &text) {
                 tracing::warn!(id, %error, "a schema of caudal_esquemas cannot be read");

@@ -73,33 +73,34 @@ fn create_missing(
     found: &BTreeMap<String, admin::Topic>,
 ) -> Result<bool> {
     let Some(like) = found.get(&*shared.input_topic) else { return Ok(false) };
-    let mut is_new = false;
-    let admin = admin::Admin::connect(kafka)?;
     let late = shared.global.iter().map(|query| (&query.late_topic, "delete"));
-    let queries = || shared.queries(Stage::Account);
-    let rows = queries().map(|query| (&query.topic, "compact,delete"));
+    let rows = shared.queries(Stage::Account).map(|query| (&query.topic, "compact,delete"));
     let streams = shared.streams.iter().map(|query| (&query.topic, "delete"));
-    let errors = shared.all().filter_map(|q| q.errors_topic.as_ref());
+    let errors = shared.all().filter_map(|query| query.errors_topic.as_ref());
     let errors = errors.map(|topic| (topic, "delete"));
-    for (topic, policy) in rows.chain(streams).chain(late).chain(errors) {
-        if found.contains_key(&**topic) {
-            continue;
-        }
+    let all = rows.chain(streams).chain(late).chain(errors);
+    let missing = all.filter(|(topic, _)| !found.contains_key(&***topic));
+    let topic = |(name, policy): (&Arc<str>, &str)| {
         let config = [
             ("cleanup.policy", policy),
             ("retention.ms", "2592000000"),
             ("max.message.bytes", "1114112"),
         ];
-        is_new = true;
-        tracing::info!(%topic, "the topic of a query is made");
-        admin.create(&admin::Topic {
-            name: topic.to_string(),
+        admin::Topic {
+            name: name.to_string(),
             partitions: like.partitions,
             replication: like.replication,
             config: config.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        })?;
+        }
+    };
+    let missing: Vec<admin::Topic> = missing.map(topic).collect();
+    if missing.is_empty() {
+        return Ok(false);
     }
-    Ok(is_new)
+    let names: Vec<&str> = missing.iter().map(|topic| topic.name.as_str()).collect();
+    tracing::info!(topics = names.join(" "), "the topics of queries are made");
+    admin::Admin::connect(kafka)?.create_all(&missing)?;
+    Ok(true)
 }
 
 /// The topics that must have equally many partitions: the state first, the input last. They grow in
