@@ -1,7 +1,9 @@
 //! Plain SQL against the database under test.
 
+use crate::fault::wait_until;
 use anyhow::{Context as _, Result};
 use sqlx::{Connection as _, PgConnection, Row as _};
+use std::time::Duration;
 
 /// Runs a query and gives its first column as texts.
 ///
@@ -37,6 +39,31 @@ pub fn execute(database_url: &str, sql: &str) -> Result<u64> {
 /// When it gives none.
 pub fn text(database_url: &str, sql: &str) -> Result<String> {
     texts(database_url, sql)?.into_iter().next().with_context(|| format!("no row: {sql}"))
+}
+
+/// Waits until both queries give the same rows, in any order, and gives their number. The second is
+/// asked once: what it reads must be complete.
+///
+/// # Errors
+/// The first difference, when they are not the same within `limit`.
+pub fn equal(database_url: &str, ours: &str, theirs: &str, limit: Duration) -> Result<usize> {
+    let sorted = |sql: &str| -> Result<Vec<String>> {
+        let mut rows = texts(database_url, sql)?;
+        rows.sort_unstable();
+        Ok(rows)
+    };
+    let wanted = sorted(theirs)?;
+    let mut found = Vec::new();
+    let outcome = wait_until("equal rows", limit, || {
+        found = sorted(ours)?;
+        Ok(found == wanted)
+    });
+    outcome.with_context(|| {
+        let differs = found.iter().zip(&wanted).find(|(a, b)| a != b);
+        let (count, expected) = (found.len(), wanted.len());
+        format!("{differs:?}, {count} rows, {expected} expected\n{ours}\n{theirs}")
+    })?;
+    Ok(found.len())
 }
 
 /// `ventas_gold` recomputed from `transactions` by PostgreSQL, against the table: the keys that

@@ -2,7 +2,7 @@
 //! computes over the same transactions.
 
 use anyhow::{Context as _, Result, ensure};
-use caudal_e2e::drawn::draw;
+use caudal_e2e::drawn::{Drawn, draw};
 use caudal_e2e::expectation::Expectation;
 use caudal_e2e::fault::wait_until;
 use caudal_e2e::pipeline::Pipeline;
@@ -10,6 +10,8 @@ use caudal_e2e::{query, topic};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(240);
+/// How long the last rows may take once all transactions are stored.
+const SOON: Duration = Duration::from_secs(60);
 /// How many statements a seed draws beside those below.
 const DRAWN: usize = 12;
 
@@ -128,12 +130,15 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     expectation.check(&pipeline)?;
 
     for (table, ours, theirs) in CHECKS {
-        ensure!(compare(&pipeline, table, ours, theirs)? > 0, "{table}: nothing was compared");
+        let rows = query::equal(&pipeline.database_url, ours, theirs, SOON).context(table)?;
+        ensure!(rows > 0, "{table}: nothing was compared");
+        println!("{table}: {rows} rows");
     }
     let mut rows = 0;
-    for drawn in &drawn {
-        rows += compare(&pipeline, &drawn.name, &drawn.ours, &drawn.theirs)
-            .with_context(|| format!("{}\n{}", drawn.statement, drawn.theirs))?;
+    for Drawn { name, statement, ours, theirs } in &drawn {
+        let found = query::equal(&pipeline.database_url, ours, theirs, SOON);
+        rows += found.with_context(|| statement.clone())?;
+        println!("{name}: equal, {rows} rows so far");
     }
     ensure!(rows > 0, "no drawn statement has rows");
     let failed = topic::count(&pipeline.kafka, "inversos_errores")?;
@@ -153,29 +158,6 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     ensure!(processor.terminate()?.success(), "log {}", processor.log.display());
     ensure!(sink.terminate()?.success(), "log {}", sink.log.display());
     add_a_query(pipeline)
-}
-
-/// A table's rows and PostgreSQL's answer, as soon as both are equal; after a while, the first
-/// difference.
-fn compare(pipeline: &Pipeline, table: &str, ours: &str, theirs: &str) -> Result<usize> {
-    let url = &pipeline.database_url;
-    let sorted = |sql: &str| -> Result<Vec<String>> {
-        let mut rows = query::texts(url, sql)?;
-        rows.sort_unstable();
-        Ok(rows)
-    };
-    let theirs = sorted(theirs)?;
-    let mut found = Vec::new();
-    let equal = wait_until(table, Duration::from_secs(60), || {
-        found = sorted(ours)?;
-        Ok(found == theirs)
-    });
-    println!("{table}: {} rows", found.len());
-    let differs = found.iter().zip(&theirs).find(|(a, b)| a != b);
-    equal.with_context(|| {
-        format!("{table}: {differs:?}, {} rows, {} expected", found.len(), theirs.len())
-    })?;
-    Ok(found.len())
 }
 
 /// A query that comes later sees what comes from then on, and the books still balance.

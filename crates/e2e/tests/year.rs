@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use caudal_core::partitioner::partition_of;
 use caudal_core::time::{HOUR, parse_rfc3339};
 use caudal_core::topics;
+use caudal_e2e::drawn::{Drawn, draw};
 use caudal_e2e::pipeline::Pipeline;
 use caudal_e2e::plans;
 use caudal_e2e::query;
@@ -68,6 +69,36 @@ fn a_year_that_arrives_months_apart_equals_postgresql() -> Result<()> {
     for plan in &plans {
         compare(&pipeline, plan, watermark)?;
     }
+    Ok(())
+}
+
+/// Statements that a seed draws (`DRAW=n`), over the same year in the same order.
+#[test]
+fn drawn_statements_over_that_year_equal_postgresql() -> Result<()> {
+    let data = repository().join("../shared/data/online-retail/online_retail.csv.gz");
+    if !data.exists() {
+        println!("skipped: needs ../shared/data/online-retail");
+        return Ok(());
+    }
+    let Some(mut pipeline) = Pipeline::empty("year")? else { return Ok(()) };
+    let drawn = draw(std::env::var("DRAW").map_or(Ok(1), |seed| seed.parse())?, 6);
+    let statements: Vec<&str> = drawn.iter().map(|drawn| drawn.statement.as_str()).collect();
+    pipeline.add_queries(&statements.join("\n"))?;
+    pipeline.caudal(&["reset", "--yes"])?;
+    let file = pipeline.logs.join("year.csv");
+    write_apart(&data, &file)?;
+    let mapping = repository().join("config/sources/online-retail.toml");
+    let (mapping, file) = (mapping.to_string_lossy(), file.to_string_lossy());
+    pipeline.run("caudal-producer", &["--mapping", &mapping, "--input", &file], LIMIT)?;
+    pipeline.run("caudal-processor", &["--until-caught-up"], LIMIT)?;
+    pipeline.run("caudal-sink", &["--until-caught-up"], LIMIT)?;
+    let mut rows = 0;
+    for Drawn { name, statement, ours, theirs } in &drawn {
+        let found = query::equal(&pipeline.database_url, ours, theirs, Duration::ZERO);
+        rows += found.with_context(|| statement.clone())?;
+        println!("{name}: equal, {rows} rows so far");
+    }
+    ensure!(rows > 0, "no drawn statement has rows");
     Ok(())
 }
 
