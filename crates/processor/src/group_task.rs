@@ -1,14 +1,14 @@
 //! Stage 2: merges partials per group, for one partition of `caudal_parciales`.
 
 mod grow;
+mod sources;
 
 use crate::block::{self, Block, Entries, Growth, Head};
 use crate::metrics::Counts;
-use crate::mutant::{self, Mutant};
 use crate::outputs::Outputs;
 use crate::partials::{Message, Source};
 use crate::plans::Plans;
-use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
+use crate::shared::{Shared, Stage, TaskError, TaskId};
 use crate::sweep::{Haste, Sweep};
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::decode::Record;
@@ -22,6 +22,8 @@ use caudal_query::partials::{Partial, RawPartial};
 use caudal_query::plan::Emit;
 
 use std::sync::Arc;
+
+pub use sources::Held;
 
 /// Where a sweep has got to: in the entries of the query at this place, after this one.
 type Cursor = (usize, Option<caudal_query::Cursor>);
@@ -58,47 +60,6 @@ pub struct GroupTask {
     queries: Vec<MergeState>,
     /// What this batch counted, for metrics after its commit.
     pub counts: Counts,
-}
-
-/// A query that keeps windows open although they would be over by the newest source partition.
-#[derive(Debug, Clone)]
-pub struct Held<'a> {
-    /// The query.
-    pub query: &'a Query,
-    /// Start of its oldest open window in microseconds; `i64::MIN` when no window has closed yet.
-    pub window: i64,
-    /// The source partition that is waited for.
-    pub partition: i32,
-    /// That partition's stream time; `i64::MIN` when it was never heard of.
-    pub stream_time: i64,
-    /// How far the watermark is behind the newest stream time, in microseconds.
-    pub lag: i64,
-}
-
-impl Progress {
-    /// How the partitions of a query's stream stand.
-    fn of(&self, query: &Query) -> &[Source] {
-        match query.source {
-            None => &self.sources,
-            Some(place) => &self.others[usize::from(place)],
-        }
-    }
-
-    /// How the partition that sent a message stands; `None` of one that no query reads.
-    fn source_mut(
-        &mut self,
-        shared: &Shared,
-        (topic, partition): (Option<&str>, i32),
-    ) -> Option<&mut Source> {
-        let sources = match topic {
-            None => &mut self.sources,
-            Some(topic) => {
-                let place = shared.sources.iter().position(|source| *source.topic == *topic)?;
-                self.others.get_mut(place)?
-            }
-        };
-        sources.get_mut(usize::try_from(partition).ok()?)
-    }
 }
 
 impl GroupTask {
@@ -162,32 +123,6 @@ impl GroupTask {
         states.map(|(q, state)| (q.plan.name.as_str(), state.len(), state.bytes())).collect()
     }
 
-    /// What a query waits for, for each that waits longer than a window and its grace.
-    pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
-        let queries = self.shared.global.iter().zip(&self.queries).zip(&self.at.watermarks);
-        queries.filter_map(|((query, state), watermark)| {
-            let window = &query.plan.window;
-            let sources = self.at.of(query);
-            let newest = sources.iter().map(|s| s.stream_time).max().unwrap_or(i64::MIN);
-            let slowest = sources
-                .iter()
-                .enumerate()
-                .filter(|(_, source)| counts(source, query))
-                .min_by_key(|(_, source)| source.stream_time)?;
-            let lag = newest.saturating_sub(*watermark);
-            let is_held = !state.is_empty() && lag > window.size.saturating_add(window.grace);
-            let open =
-                if *watermark == i64::MIN { i64::MIN } else { window.first_open(*watermark) };
-            is_held.then(|| Held {
-                query,
-                window: open,
-                partition: i32::try_from(slowest.0).unwrap_or(-1),
-                stream_time: slowest.1.stream_time,
-                lag,
-            })
-        })
-    }
-
     fn begin(&mut self) {
         if self.before.is_none() {
             self.before = Some(Box::new(self.at.clone()));
@@ -236,17 +171,6 @@ impl GroupTask {
         Ok(())
     }
 
-    /// A stream that no query reads any more may still have told us something; a partition that
-    /// `transacciones` does not have cannot.
-    fn check_source(&self, record: &Record, message: &Message<'_>) -> Result<(), TaskError> {
-        let is_known = usize::try_from(message.partition).is_ok_and(|p| p < self.at.sources.len());
-        if message.topic.is_none() && !is_known {
-            let what = format!("from source partition {}", message.partition);
-            return Err(self.broken(record, what));
-        }
-        Ok(())
-    }
-
     fn check_sequence(&mut self, record: &Record) -> Result<(), TaskError> {
         match self.at.sequences.observe(record) {
             Sequence::Next => Ok(()),
@@ -269,26 +193,6 @@ impl GroupTask {
 
     fn overflow(&self, offset: i64, cause: SumOverflow) -> TaskError {
         TaskError::Overflow { at: self.at_offset(offset), cause }
-    }
-
-    /// Windows close by the lowest stream time of all source partitions that count for the query.
-    /// One that was never heard of is at minus infinity, so that its late start loses nothing. When
-    /// all of them are idle, the highest: nothing is expected any more.
-    fn raise_watermark(&mut self, place: usize) {
-        let query = &self.shared.global[place];
-        let sources = self.at.of(query);
-        let lowest = sources
-            .iter()
-            .filter(|source| counts(source, query))
-            .filter(|source| {
-                let is_absent = source.stream_time == i64::MIN;
-                !(is_absent && mutant::is(Mutant::WatermarkIgnoresAbsentPartition))
-            })
-            .map(|source| source.stream_time)
-            .min();
-        let highest = || sources.iter().map(|source| source.stream_time).max();
-        let now = lowest.or_else(highest).unwrap_or(i64::MIN);
-        self.at.watermarks[place] = now.max(self.at.watermarks[place]);
     }
 
     fn merge(
@@ -537,11 +441,6 @@ impl GroupTask {
         self.commit();
         Ok(())
     }
-}
-
-/// Whether a source partition still counts for a query's watermark.
-fn counts(source: &Source, query: &Query) -> bool {
-    query.plan.idle_timeout.is_none_or(|timeout| source.idle < timeout)
 }
 
 /// Writes the entry after a sweep's cursor.

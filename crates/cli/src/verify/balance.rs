@@ -43,6 +43,8 @@ pub struct Balance<'k> {
     refused: Refused,
     sink: BTreeMap<u8, SinkLedger>,
     sheet: Sheet,
+    /// Whether there are queries that are not among the plans.
+    has_others: bool,
 }
 
 impl<'k> Balance<'k> {
@@ -93,6 +95,7 @@ impl<'k> Balance<'k> {
             refused,
             sink,
             plans: plans.clone(),
+            has_others: !others.is_empty(),
             sheet: Sheet { notes, ..Sheet::default() },
         })
     }
@@ -245,7 +248,8 @@ impl<'k> Balance<'k> {
     /// Stage 2's counters: what it has merged is what the queries have taken.
     fn compare_group(&mut self, ledger: &GroupLedger, windows: &Windows) {
         let global = || windows.queries.iter().filter(|query| !query.plan.is_local());
-        if !global().all(|query| is_recomputed(&query.plan, &self.cut)) {
+        // What queries over other streams have merged is counted with the rest.
+        if self.has_others || !global().all(|query| is_recomputed(&query.plan, &self.cut)) {
             return;
         }
         if global().any(|q| !q.in_flight.is_empty()) || self.cut.any_cut(VALID) {

@@ -14,6 +14,7 @@ mod balance;
 mod cut;
 mod differences;
 mod eras;
+mod found;
 mod identity;
 mod input;
 mod ledgers;
