@@ -161,14 +161,148 @@ pub struct GroupLedger {
     pub records: u64,
     /// Partials whose window was already evicted.
     pub too_late: u64,
+    /// The same of each query, by its name; those of queries that were dropped stay.
+    pub by_query: BTreeMap<String, QueryLedger>,
+}
+
+/// What stage 2 did for one query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueryLedger {
+    /// Records that its merged partials stand for.
+    pub records: u64,
+    /// Partials whose window was already evicted.
+    pub too_late: u64,
 }
 
 impl GroupLedger {
+    /// Counts for a query, by its name.
+    pub fn count(&mut self, query: &str, QueryLedger { records, too_late }: QueryLedger) {
+        if let Some(known) = self.by_query.get_mut(query) {
+            known.records += records;
+            known.too_late += too_late;
+        } else {
+            self.by_query.insert(query.to_owned(), QueryLedger { records, too_late });
+        }
+    }
+
+    /// Adds another task's ledger.
+    ///
+    /// # Errors
+    /// [`SumOverflow`].
+    pub fn merge(&mut self, other: &AccountLedger) -> Result<(), SumOverflow> {
+        self.records_in += other.records_in;
+        self.valid += other.valid;
+        self.duplicate += other.duplicate;
+        self.rerouted += other.rerouted;
+        for (query, count) in &other.late {
+            *self.late.entry(query.clone()).or_default() += count;
+        }
+        for (reason, dead) in &other.dead {
+            let mine = self.dead.entry(*reason).or_default();
+            mine.count += dead.count;
+            mine.without_amount += dead.without_amount;
+            mine.sums.merge(&dead.sums)?;
+        }
+        self.valid_sums.merge(&other.valid_sums)?;
+        self.duplicate_sums.merge(&other.duplicate_sums)
+    }
+
+    /// Dead letters of all reasons.
+    #[must_use]
+    pub fn dead_count(&self) -> u64 {
+        self.dead.values().map(|d| d.count).sum()
+    }
+
+    /// Writes the ledger into a state block.
+    pub fn write(&self, out: &mut Writer) {
+        for count in [self.records_in, self.valid, self.duplicate, self.rerouted] {
+            write_count(out, count);
+        }
+        write_count(out, self.late.len() as u64);
+        for (query, count) in &self.late {
+            out.string(query);
+            write_count(out, *count);
+        }
+        write_count(out, self.dead.len() as u64);
+        for (reason, dead) in &self.dead {
+            out.string(reason.as_str());
+            write_count(out, dead.count);
+            write_count(out, dead.without_amount);
+            write_sums(out, &dead.sums);
+        }
+        write_sums(out, &self.valid_sums);
+        write_sums(out, &self.duplicate_sums);
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// When the bytes are not a ledger.
+    pub fn read(input: &mut Reader<'_>) -> Result<AccountLedger, AvroError> {
+        let mut ledger = AccountLedger {
+            records_in: read_count(input)?,
+            valid: read_count(input)?,
+            duplicate: read_count(input)?,
+            rerouted: read_count(input)?,
+            ..AccountLedger::default()
+        };
+        for _ in 0..input.length()? {
+            let query = input.string()?.to_owned();
+            ledger.late.insert(query, read_count(input)?);
+        }
+        for _ in 0..input.length()? {
+            let reason = Reason::parse(input.string()?).ok_or(input.error("unknown reason"))?;
+            let dead = Dead {
+                count: read_count(input)?,
+                without_amount: read_count(input)?,
+                sums: read_sums(input)?,
+            };
+            ledger.dead.insert(reason, dead);
+        }
+        ledger.valid_sums = read_sums(input)?;
+        ledger.duplicate_sums = read_sums(input)?;
+        Ok(ledger)
+    }
+}
+
+/// Ledger of one stage-2 task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupLedger {
+    /// Partials merged.
+    pub partials: u64,
+    /// Transactions that those partials stand for.
+    pub records: u64,
+    /// Partials whose window was already evicted.
+    pub too_late: u64,
+    /// The same of each query, by its name; those of queries that were dropped stay.
+    pub by_query: BTreeMap<String, QueryLedger>,
+}
+
+/// What stage 2 did for one query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueryLedger {
+    /// Records that its merged partials stand for.
+    pub records: u64,
+    /// Partials whose window was already evicted.
+    pub too_late: u64,
+}
+
+impl GroupLedger {
+    /// The ledger of a query.
+    pub fn of_query(&mut self, name: &str) -> &mut QueryLedger {
+        // Two look-ups, and no allocation but the first time.
+        if !self.by_query.contains_key(name) {
+            self.by_query.insert(name.to_owned(), QueryLedger::default());
+        }
+        self.by_query.get_mut(name).expect("was put there")
+    }
+
     /// Adds another task's ledger.
     pub fn merge(&mut self, other: &GroupLedger) {
         self.partials += other.partials;
         self.records += other.records;
         self.too_late += other.too_late;
+        other.by_query.iter().for_each(|(name, query)| self.count(name, *query));
     }
 
     /// Writes the ledger into a state block.
@@ -187,7 +321,31 @@ impl GroupLedger {
             partials: read_count(input)?,
             records: read_count(input)?,
             too_late: read_count(input)?,
+            by_query: BTreeMap::new(),
         })
+    }
+
+    /// Writes the part by query.
+    pub fn write_queries(&self, out: &mut Writer) {
+        write_count(out, self.by_query.len() as u64);
+        for (name, query) in &self.by_query {
+            out.string(name);
+            write_count(out, query.records);
+            write_count(out, query.too_late);
+        }
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// When the bytes are not one.
+    pub fn read_queries(&mut self, input: &mut Reader<'_>) -> Result<(), AvroError> {
+        for _ in 0..input.length()? {
+            let name = input.string()?.to_owned();
+            let query = QueryLedger { records: read_count(input)?, too_late: read_count(input)? };
+            self.by_query.insert(name, query);
+        }
+        Ok(())
     }
 }
 

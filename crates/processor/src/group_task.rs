@@ -12,7 +12,7 @@ use crate::shared::{Shared, Stage, TaskError, TaskId};
 use crate::sweep::{Haste, Sweep};
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::decode::Record;
-use caudal_core::ledger::{GroupLedger, read_count, write_count};
+use caudal_core::ledger::{GroupLedger, QueryLedger, read_count, write_count};
 use caudal_core::money::SumOverflow;
 use caudal_core::outbox::{OutRecord, Outbox};
 use caudal_core::sequence::{Sequence, Sequences};
@@ -206,13 +206,16 @@ impl GroupTask {
         let (watermark, query) = (self.at.watermarks[place], &shared.global[place]);
         let merged = self.queries[place].merge(&query.plan, partial, watermark)?;
         self.at.ledger.partials += 1;
-        self.at.ledger.records += u64::try_from(partial.values.count()).unwrap_or(0);
+        let records = u64::try_from(partial.values.count()).unwrap_or(0);
+        self.at.ledger.records += records;
+        self.at.ledger.count(&query.plan.name, QueryLedger { records, too_late: 0 });
         let until = match merged {
             Merged::Merged => return Ok(()),
             Merged::PartlyLate { until } => until,
             Merged::TooLate => i64::MAX,
         };
         self.at.ledger.too_late += 1;
+        self.at.ledger.count(&query.plan.name, QueryLedger { records: 0, too_late: 1 });
         self.counts.late += 1;
         for row in partial.rows(&query.plan.window, until) {
             self.emit(place, &query.late_topic, &Change::Row(row), offset, outbox);
@@ -329,6 +332,7 @@ impl GroupTask {
                 out.long(partition.idle);
             }
         }
+        self.at.ledger.write_queries(&mut out);
         out.into_bytes()
     }
 
@@ -408,7 +412,7 @@ impl GroupTask {
         self.at.ledger = GroupLedger::read(&mut input)?;
         self.at.outputs.read(&mut input)?;
         if input.rest().is_empty() {
-            // Written before other streams could be read.
+            // Written before other streams could be read, and queries were counted one by one.
             return Ok(());
         }
         for _ in 0..input.length()? {
@@ -422,6 +426,7 @@ impl GroupTask {
                 }
             }
         }
+        self.at.ledger.read_queries(&mut input)?;
         input.end()
     }
 

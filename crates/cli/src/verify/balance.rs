@@ -43,8 +43,6 @@ pub struct Balance<'k> {
     refused: Refused,
     sink: BTreeMap<u8, SinkLedger>,
     sheet: Sheet,
-    /// Whether there are queries that are not among the plans.
-    has_others: bool,
 }
 
 impl<'k> Balance<'k> {
@@ -95,7 +93,6 @@ impl<'k> Balance<'k> {
             refused,
             sink,
             plans: plans.clone(),
-            has_others: !others.is_empty(),
             sheet: Sheet { notes, ..Sheet::default() },
         })
     }
@@ -245,27 +242,32 @@ impl<'k> Balance<'k> {
         Ok(ledgers.group())
     }
 
-    /// Stage 2's counters: what it has merged is what the queries have taken.
+    /// Stage 2's counters: what it has merged of a query is what the query has taken.
     fn compare_group(&mut self, ledger: &GroupLedger, windows: &Windows) {
-        let global = || windows.queries.iter().filter(|query| !query.plan.is_local());
-        // What queries over other streams have merged is counted with the rest.
-        if self.has_others || !global().all(|query| is_recomputed(&query.plan, &self.cut)) {
+        if self.cut.any_cut(VALID) {
             return;
         }
-        if global().any(|q| !q.in_flight.is_empty()) || self.cut.any_cut(VALID) {
-            return;
-        }
-        let counts = global().flat_map(|query| query.expected.values());
-        let taken: u64 = counts.map(|figures| figures.values.count.unsigned_abs()).sum();
-        if ledger.records != taken {
-            let text = format!("records is {}, found {taken}", ledger.records);
-            self.differences.say(format!("ledger of stage 2: {text}"));
-        }
-        let late: u64 = global().map(|query| query.found.late_records).sum();
-        let late_cut = (0..self.plans.len()).any(|q| self.cut.any_cut(Topics::late_of(q)));
-        if ledger.too_late != late && !late_cut {
-            let text = format!("too_late is {}, found {late}", ledger.too_late);
-            self.differences.say(format!("ledger of stage 2: {text}"));
+        for (at, query) in windows.queries.iter().enumerate() {
+            let plan = &query.plan;
+            let is_judged = !plan.is_local() && is_recomputed(plan, &self.cut);
+            // A state of an older version does not tell its queries apart.
+            let Some(says) = ledger.by_query.get(&plan.name).filter(|_| is_judged) else {
+                continue;
+            };
+            if !query.in_flight.is_empty() {
+                continue;
+            }
+            let counts = query.expected.values().map(|figures| figures.values.count);
+            let taken: u64 = counts.map(i64::unsigned_abs).sum();
+            if says.records != taken {
+                let text = format!("records of {} is {}, found {taken}", plan.name, says.records);
+                self.differences.say(format!("ledger of stage 2: {text}"));
+            }
+            let late = query.found.late_records;
+            if says.too_late != late && !self.cut.any_cut(Topics::late_of(at)) {
+                let text = format!("too_late of {} is {}, found {late}", plan.name, says.too_late);
+                self.differences.say(format!("ledger of stage 2: {text}"));
+            }
         }
     }
 

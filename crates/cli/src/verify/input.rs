@@ -84,6 +84,11 @@ enum Wanted<'r> {
 }
 
 impl<'a> Audit<'a> {
+    /// Names of the queries whose lateness is counted.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     pub fn new(
         cut: &'a Cut,
         valid: &'a Valid,
