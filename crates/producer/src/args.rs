@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::http::args::HttpArgs;
 use caudal_core::topics;
 use caudal_kafka::KafkaArgs;
 use caudal_service::args::ServiceArgs;
@@ -7,7 +8,7 @@ use caudal_service::exit::EXIT_CODES;
 use clap::{ArgGroup, Args, Parser};
 use std::path::PathBuf;
 
-/// Sends transactions from files, standard input or a generator to Kafka, each exactly once,
+/// Sends transactions from files, standard input, HTTP or a generator to Kafka, each exactly once,
 /// however often it is stopped and started again.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "caudal-producer", version, after_help = EXIT_CODES)]
@@ -25,7 +26,7 @@ pub struct Cli {
 
 /// What to send, from where and how fast.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("origin").required(true).args(["input", "generate"]))]
+#[command(group = ArgGroup::new("origin").required(true).args(["input", "generate", "listen"]))]
 pub struct ProducerArgs {
     /// How the input's columns become a Transaction (config/sources/*.toml)
     #[arg(long, env = "CAUDAL_MAPPING", value_name = "FILE.toml", requires = "input")]
@@ -78,4 +79,7 @@ pub struct ProducerArgs {
     /// 0 is as fast as possible
     #[arg(long, env = "CAUDAL_RATE", default_value_t = 0, value_name = "R")]
     pub rate: u64,
+    /// Transactions over HTTP.
+    #[command(flatten)]
+    pub http: HttpArgs,
 }

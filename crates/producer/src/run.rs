@@ -4,9 +4,10 @@ use crate::args::{Cli, ProducerArgs};
 use crate::commit::{Committed, Committer, PATIENCE, standing};
 use crate::feed::{self, Chunk, Limits, Message, Origin};
 use crate::generate::{self, Recipe, Shape};
+use crate::http;
 use crate::mapping::{Mapping, check_source};
 use crate::metrics::{Metrics, PORT};
-use crate::progress::{Progress, Tally};
+use crate::progress::{Progress, Standing, Tally};
 use crate::report::Report;
 use crate::schemas;
 use crate::source::envelope::Envelope;
@@ -20,7 +21,7 @@ use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
 use caudal_kafka::txn::TxnProducer;
 use caudal_service::exit::Usage;
-use caudal_service::http::{self, Readiness};
+use caudal_service::http::{Readiness, serve};
 use caudal_service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +30,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// Most bytes of keys, values and headers in one txn; exceeded by one chunk at most.
-const BATCH_BYTES: usize = 16 << 20;
+pub(crate) const BATCH_BYTES: usize = 16 << 20;
 /// How often a stop is looked for while the input pauses.
 const WAKE: Duration = Duration::from_millis(200);
 
@@ -74,7 +75,10 @@ pub fn service(cli: &Cli) -> Result<()> {
     let shutdown = Shutdown::listen()?;
     let kafka = cli.kafka.connect("caudal-producer").map_err(|e| Usage(format!("{e:#}")))?;
     if let Some(address) = cli.service.listen(PORT).map_err(|e| Usage(format!("{e:#}")))? {
-        http::serve(address, metrics.registry.clone(), readiness.clone())?;
+        serve(address, metrics.registry.clone(), readiness.clone())?;
+    }
+    if let Some(address) = cli.producer.http.listen {
+        return http::run((&cli.producer, address), &kafka, &metrics, &readiness, &shutdown);
     }
     let summary = run(&cli.producer, &kafka, &metrics, &readiness, &shutdown)?;
     let total = summary.total()?;
@@ -105,13 +109,7 @@ pub fn run(
 ) -> Result<Summary> {
     let mut report = Report::start();
     let (source, mut origin) = plan(args)?;
-    let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
-        .partitions(&args.topic)?;
-    let mut producer =
-        TxnProducer::connect(kafka, &format!("caudal-producer-{source}"), None, PATIENCE)?;
-    let schema = Schemas::shipped().transaction;
-    schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
-    let standing = standing(kafka, &source)?;
+    let Connected { producer, envelope, standing } = Connected::to(kafka, args, &source)?;
     if let Origin::Generator(recipe) = &mut origin
         && let Some(base) = standing.of(generated::FILE).and_then(|p| p.base)
         && args.event_time_base == "now"
@@ -120,8 +118,6 @@ pub fn run(
         recipe.base = base;
     }
     readiness.ready();
-    let envelope =
-        Envelope { topic: Arc::from(args.topic.as_str()), partitions, schema_id: schema.id };
     let records = usize::try_from(args.batch_records).unwrap_or(usize::MAX);
     let limits = Limits { records, rate: args.rate };
     let messages = feed::start(origin, envelope, source.clone(), standing, limits)?;
@@ -144,6 +140,34 @@ pub fn run(
     summary.done = result?;
     summary.seconds = report.seconds();
     Ok(summary)
+}
+
+/// What every source needs of Kafka.
+pub(crate) struct Connected {
+    /// With the source's `transactional.id`: a predecessor's txn has ended.
+    pub producer: TxnProducer,
+    /// Makes records for the topic.
+    pub envelope: Envelope,
+    /// Where the source stands.
+    pub standing: Standing,
+}
+
+impl Connected {
+    /// Connects as a source, publishes the schema and reads where the source stands.
+    ///
+    /// # Errors
+    /// When Kafka does not answer, or another schema has the same id.
+    pub fn to(kafka: &Kafka, args: &ProducerArgs, source: &str) -> Result<Connected> {
+        let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
+            .partitions(&args.topic)?;
+        let id = format!("caudal-producer-{source}");
+        let mut producer = TxnProducer::connect(kafka, &id, None, PATIENCE)?;
+        let schema = Schemas::shipped().transaction;
+        schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
+        let topic = Arc::from(args.topic.as_str());
+        let envelope = Envelope { topic, partitions, schema_id: schema.id };
+        Ok(Connected { producer, envelope, standing: standing(kafka, source)? })
+    }
 }
 
 /// The source's name, and what to read.
