@@ -6,18 +6,16 @@
 //! catch up, or whose counts differ from the generator's, is reported and counts in no median.
 
 mod bare;
-mod bars;
 mod drain;
-mod gauge;
 mod gold;
 mod load;
 mod paced;
 mod rate;
 mod restart;
 
-use crate::results;
+use crate::bars::{self, Bar, median, spread};
+use crate::results::{self, number};
 use anyhow::{Context as _, Result, bail};
-use bars::{Bar, median, spread};
 use caudal_e2e::pipeline::Pipeline;
 use caudal_producer::generate::Expected;
 use drain::Config;
@@ -71,13 +69,6 @@ const FIGURES: [&str; 13] = [
 ];
 
 type Samples = BTreeMap<String, Vec<Json>>;
-
-fn number(name: &str, otherwise: u64) -> Result<u64> {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().with_context(|| format!("{name}={text}")),
-        _ => Ok(otherwise),
-    }
-}
 
 /// The bare loop, which is a process of its own.
 ///
