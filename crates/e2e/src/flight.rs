@@ -86,12 +86,14 @@ impl OpenTxns {
     /// or not elected yet (then the client knows no such partition), and faults may have caused
     /// that: it is asked again.
     fn end(&self, reader: &Offsets, partition: i32) -> Result<i64> {
-        let until = Instant::now() + PATIENCE;
+        let (until, mut told) = (Instant::now() + PATIENCE, false);
         loop {
             match reader.watermarks(self.topic, partition) {
                 Ok((_, end)) => return Ok(end),
                 Err(error) if Instant::now() < until => {
-                    println!("asked again: {error}");
+                    if !std::mem::replace(&mut told, true) {
+                        println!("asked again: {error}");
+                    }
                     std::thread::sleep(Duration::from_millis(200));
                 }
                 Err(error) => return Err(error.into()),

@@ -24,6 +24,8 @@ const OPENAPI: &str = include_str!("openapi.json");
 pub const SLOW_COMMIT: Duration = Duration::from_secs(5);
 /// A request waits so long for its commit: longer than the loss of a broker lasts.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a record takes in memory beside key, value and headers, about.
+const RECORD_OVERHEAD: usize = 250;
 /// Seconds after which to try again: under load, and in an outage.
 const SOON: u64 = 1;
 const LATER: u64 = 5;
@@ -85,7 +87,7 @@ impl Endpoint {
         if self.shutdown.is_asked() {
             return Err(self.stopping().into());
         }
-        let (bytes, lease) = body::read(request.into_body(), gzip, self.budget.lease())
+        let (bytes, mut lease) = body::read(request.into_body(), gzip, self.budget.lease())
             .await
             .map_err(|refused| Box::new(self.refuse(refused)))?;
         let mapped = self.mapper.map(&bytes, form, now()).map_err(|problem| {
@@ -94,6 +96,9 @@ impl Endpoint {
         })?;
         let (count, body) = (mapped.records.len(), bytes.len() as u64);
         drop(bytes);
+        if !lease.cover(mapped.bytes + count * RECORD_OVERHEAD) {
+            return Err(self.busy().into());
+        }
         let (stored, told) = oneshot::channel();
         match self.queue.try_send(Waiting { mapped, body, stored, lease }) {
             Ok(()) => {}
