@@ -3,9 +3,13 @@
 use crate::gauge::{self, Brokers};
 use anyhow::{Context as _, Result, ensure};
 use caudal_core::schema::Schemas;
+use caudal_e2e::fault::wait_until;
 use caudal_e2e::pipeline::Pipeline;
+use caudal_kafka::Kafka;
 use caudal_kafka::admin::{Admin, Topic};
+use caudal_kafka::args::Isolation;
 use caudal_kafka::log_reader::LogReader;
+use caudal_kafka::offsets::Offsets;
 use caudal_producer::generate::{Generator, Recipe};
 use serde_json::{Value as Json, json};
 use std::cell::Cell;
@@ -80,10 +84,12 @@ impl<'a> Bench<'a> {
             replication: 3,
             config,
         })?;
+        self.wait_known(&name)?;
         let load_average = gauge::load_average();
         let brokers = Brokers::of(&self.pipeline.stack)?;
         let before = brokers.cpu()?;
-        let (mut sample, wanted) = each(&name)?;
+        let failed = |error: anyhow::Error| (json!({ "problem": format!("{error:#}") }), 0);
+        let (mut sample, wanted) = each(&name).unwrap_or_else(failed);
         let spent = brokers.cpu()? - before;
         let found = self.count(&name)?;
         admin.delete(&[&name])?;
@@ -97,6 +103,18 @@ impl<'a> Bench<'a> {
             sample["problem"] = json!(format!("{found} records in the topic, not {wanted}"));
         }
         Ok(sample)
+    }
+
+    /// Waits until every broker knows the topic.
+    fn wait_known(&self, topic: &str) -> Result<()> {
+        for broker in self.pipeline.stack.bootstrap_servers().split(',') {
+            wait_until(&format!("{broker} knows {topic}"), PATIENCE, || {
+                let kafka = Kafka::plain(broker);
+                let offsets = Offsets::connect(&kafka, Isolation::ReadCommitted, "caudal-bench")?;
+                Ok((0..PARTITIONS).all(|p| offsets.watermarks(topic, p).is_ok()))
+            })?;
+        }
+        Ok(())
     }
 
     fn count(&self, topic: &str) -> Result<u64> {
