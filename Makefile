@@ -39,10 +39,13 @@ chaos: install jars build ## Kill services, brokers and the database again and a
 sim: ## Deterministic simulation of the engine, no broker (SEEDS=10000; SEED=n replays one)
 	@scripts/sim.sh
 
-bench: bench-commit bench-processor ## All benchmarks
+bench: bench-commit bench-producer bench-processor ## All benchmarks
 
 bench-commit: install jars build ## Latency of a Kafka commit with 1,000 records, and first end-to-end figures
 	@scripts/bench.sh
+
+bench-producer: install jars build ## The producer against kafka-producer-perf-test (RECORDS=1000000 RUNS=5 PART="send http")
+	@scripts/bench.sh producer $(PART)
 
 bench-processor: install jars build ## The processor against a bare loop (RECORDS=2000000 RUNS=5 PART="drain queries restart rate latency")
 	@scripts/bench.sh processor $(PART)

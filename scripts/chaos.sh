@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kills services, brokers and the database in mid-work, ROUNDS times with new moments each; SEED
-# repeats a round. Ends at the first round that loses or doubles anything, and prints its seed.
+# repeats a round, FAULTS is how often those behind HTTP are killed in one. Ends at the first round that loses or doubles anything, and prints its seed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/stack-for-tests.sh
@@ -8,9 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 trap stack_down EXIT
 target/release/caudal stack up
 for round in $(seq 1 "${ROUNDS:-3}"); do
-  for test in kills second_instances brokers; do
+  for test in kills second_instances brokers http_faults; do
     echo "== round $round: $test"
-    CAUDAL_SEED=${SEED:-$RANDOM} cargo test --release --locked --workspace --quiet --test "$test" -- --nocapture
+    CAUDAL_SEED=${SEED:-$RANDOM} CAUDAL_FAULTS=${FAULTS:-4} cargo test --release --locked --workspace --quiet --test "$test" -- --nocapture
   done
 done
 echo "chaos: ${ROUNDS:-3} rounds, nothing lost, nothing doubled"

@@ -82,15 +82,19 @@ impl OpenTxns {
         Ok(found)
     }
 
-    /// The end of a partition as one of the two readers sees it. A leader may be busy or on the
-    /// move, and faults may have caused that: it is asked again.
+    /// The end of a partition as one of the two readers sees it. A leader may be busy, on the move
+    /// or not elected yet (then the client knows no such partition), and faults may have caused
+    /// that: it is asked again.
     fn end(&self, reader: &Offsets, partition: i32) -> Result<i64> {
-        let until = Instant::now() + PATIENCE;
+        let (until, mut told) = (Instant::now() + PATIENCE, false);
         loop {
             match reader.watermarks(self.topic, partition) {
                 Ok((_, end)) => return Ok(end),
-                Err(error) if error.transient && Instant::now() < until => {
-                    println!("asked again: {error}");
+                Err(error) if Instant::now() < until => {
+                    if !std::mem::replace(&mut told, true) {
+                        println!("asked again: {error}");
+                    }
+                    std::thread::sleep(Duration::from_millis(200));
                 }
                 Err(error) => return Err(error.into()),
             }

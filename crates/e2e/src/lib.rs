@@ -9,6 +9,7 @@ pub mod expectation;
 pub mod fault;
 pub mod flight;
 pub mod http;
+pub mod http_client;
 pub mod load;
 pub mod pipeline;
 pub mod plans;

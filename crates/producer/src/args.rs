@@ -1,13 +1,16 @@
 //! The command line.
 
+use crate::generate::args::GenerateArgs;
+use crate::http::args::HttpArgs;
 use caudal_core::topics;
 use caudal_kafka::KafkaArgs;
+use caudal_kafka::txn::Guarantee;
 use caudal_service::args::ServiceArgs;
 use caudal_service::exit::EXIT_CODES;
 use clap::{ArgGroup, Args, Parser};
 use std::path::PathBuf;
 
-/// Sends transactions from files, standard input or a generator to Kafka, each exactly once,
+/// Sends transactions from files, standard input, HTTP or a generator to Kafka, each exactly once,
 /// however often it is stopped and started again.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "caudal-producer", version, after_help = EXIT_CODES)]
@@ -25,7 +28,7 @@ pub struct Cli {
 
 /// What to send, from where and how fast.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("origin").required(true).args(["input", "generate"]))]
+#[command(group = ArgGroup::new("origin").required(true).args(["input", "generate", "listen"]))]
 pub struct ProducerArgs {
     /// How the input's columns become a Transaction (config/sources/*.toml)
     #[arg(long, env = "CAUDAL_MAPPING", value_name = "FILE.toml", requires = "input")]
@@ -62,7 +65,7 @@ pub struct ProducerArgs {
     #[arg(
         long,
         env = "CAUDAL_BATCH_RECORDS",
-        default_value_t = 10_000,
+        default_value_t = 50_000,
         value_parser = clap::value_parser!(u32).range(1..=100_000)
     )]
     pub batch_records: u32,
@@ -78,4 +81,19 @@ pub struct ProducerArgs {
     /// 0 is as fast as possible
     #[arg(long, env = "CAUDAL_RATE", default_value_t = 0, value_name = "R")]
     pub rate: u64,
+    /// `exactly_once_v2`: records and progress in one transaction. `at_least_once`: idempotent, then
+    /// the progress; what is not known to be stored after a fault is sent again with the same ids
+    #[arg(
+        long,
+        env = "CAUDAL_PROCESSING_GUARANTEE",
+        value_enum,
+        default_value_t = Guarantee::ExactlyOnceV2
+    )]
+    pub processing_guarantee: Guarantee,
+    /// What generated records look like.
+    #[command(flatten)]
+    pub shape: GenerateArgs,
+    /// Transactions over HTTP.
+    #[command(flatten)]
+    pub http: HttpArgs,
 }

@@ -16,10 +16,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Most records and bytes of a chunk, and most chunks that wait to be committed.
-const CHUNK_RECORDS: usize = 500;
+/// Most records and bytes of a chunk, and most chunks that wait to be committed: while one batch is
+/// on its way, the next one is read.
+const CHUNK_RECORDS: usize = 1_000;
 const CHUNK_BYTES: usize = 1 << 20;
-const CHUNKS: usize = 16;
+const CHUNKS: usize = 32;
 /// A paced reader wakes up at most this often.
 const PACE_STEP: Duration = Duration::from_millis(2);
 

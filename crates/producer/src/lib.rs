@@ -1,10 +1,11 @@
-//! From a source to Kafka, each line exactly once: files and streams through a mapping file, or a
-//! seeded generator.
+//! From a source to Kafka, each line exactly once: files and streams through a mapping file,
+//! requests over HTTP, or a seeded generator.
 
 pub mod args;
 pub mod commit;
 pub mod feed;
 pub mod generate;
+pub mod http;
 pub mod lookalike;
 pub mod mapping;
 pub mod metrics;

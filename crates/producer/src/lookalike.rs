@@ -118,7 +118,7 @@ impl Shop {
         let invoice = open_invoice(&mut dice, 0, 0);
         Shop {
             dice,
-            articles: Zipf::new(500),
+            articles: Zipf::new(500, 100),
             invoices: 0,
             minute: 0,
             invoice,

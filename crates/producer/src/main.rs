@@ -1,4 +1,4 @@
-//! `caudal-producer`: from files, standard input or a generator to Kafka.
+//! `caudal-producer`: from files, standard input, HTTP or a generator to Kafka.
 
 use caudal_producer::args::Cli;
 use caudal_producer::run;

@@ -61,7 +61,7 @@ impl Metrics {
             lines: counter(
                 &registry,
                 "caudal_producer_lines_total",
-                "Input lines whose record is committed; headers and blank lines are not counted",
+                "Input lines whose record is committed; headers, blank lines and HTTP's are not counted",
             )?,
             bytes: counter(
                 &registry,
@@ -103,7 +103,8 @@ impl Metrics {
     /// The input moved from one committed position to the next.
     pub fn advanced(&self, before: &Progress, after: &Progress) {
         let sent = |count: u64, result| self.records.with_label_values(&[result]).inc_by(count);
-        sent(after.records.saturating_sub(before.records), "sent");
+        let all = |p: &Progress| p.records + p.elsewhere;
+        sent(all(after).saturating_sub(all(before)), "sent");
         sent(after.unmappable.saturating_sub(before.unmappable), "unmappable");
         self.lines.inc_by(after.lines.saturating_sub(before.lines));
         self.bytes.inc_by(after.byte.saturating_sub(before.byte));

@@ -16,18 +16,21 @@ use std::sync::Arc;
 pub struct Progress {
     /// Name of the source.
     pub source: String,
-    /// File name, `-` for standard input, `generator` for the generator.
+    /// File name, `-` for standard input, `generator` for the generator, `requests` for HTTP.
     pub file: String,
     /// Bytes of decompressed data that are done; records, for the generator.
     pub byte: u64,
-    /// Line ends before `byte`; records, for the generator.
+    /// Line ends before `byte`; records, for the generator; the highest `source_seq`, for HTTP.
     pub line: u64,
-    /// SHA-256 of everything before `byte`, in hex.
+    /// SHA-256 of everything before `byte`, in hex; empty for HTTP, which is not read again.
     pub prefix_sha256: String,
     /// Lines that became records of either sort.
     pub lines: u64,
     /// Transactions sent.
     pub records: u64,
+    /// Over HTTP: transactions sent whose client named another source; in no other count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub elsewhere: u64,
     /// Lines sent as they were, with a reason.
     pub unmappable: u64,
     /// Exact sum of the transactions' amounts, per currency, as decimal text.
@@ -63,6 +66,11 @@ impl Progress {
             headers: Vec::new(),
         })
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn key(source: &str, file: &str) -> String {

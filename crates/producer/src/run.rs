@@ -3,10 +3,11 @@
 use crate::args::{Cli, ProducerArgs};
 use crate::commit::{Committed, Committer, PATIENCE, standing};
 use crate::feed::{self, Chunk, Limits, Message, Origin};
-use crate::generate::{self, Recipe, Shape};
+use crate::generate::recipe;
+use crate::http;
 use crate::mapping::{Mapping, check_source};
 use crate::metrics::{Metrics, PORT};
-use crate::progress::{Progress, Tally};
+use crate::progress::{Progress, Standing, Tally};
 use crate::report::Report;
 use crate::schemas;
 use crate::source::envelope::Envelope;
@@ -14,22 +15,20 @@ use crate::source::{generated, inputs};
 use anyhow::{Result, anyhow};
 use caudal_core::outbox::OutRecord;
 use caudal_core::schema::Schemas;
-use caudal_core::time::{SECOND, parse_rfc3339};
 use caudal_kafka::Kafka;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::offsets::Offsets;
 use caudal_kafka::txn::TxnProducer;
 use caudal_service::exit::Usage;
-use caudal_service::http::{self, Readiness};
+use caudal_service::http::{Readiness, serve};
 use caudal_service::shutdown::Shutdown;
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// Most bytes of keys, values and headers in one txn; exceeded by one chunk at most.
-const BATCH_BYTES: usize = 16 << 20;
+pub(crate) const BATCH_BYTES: usize = 16 << 20;
 /// How often a stop is looked for while the input pauses.
 const WAKE: Duration = Duration::from_millis(200);
 
@@ -44,6 +43,8 @@ pub struct Summary {
     pub done: bool,
     /// How long it took.
     pub seconds: f64,
+    /// Of this, from the first batch to the last commit.
+    pub sending_seconds: f64,
 }
 
 impl Summary {
@@ -74,7 +75,13 @@ pub fn service(cli: &Cli) -> Result<()> {
     let shutdown = Shutdown::listen()?;
     let kafka = cli.kafka.connect("caudal-producer").map_err(|e| Usage(format!("{e:#}")))?;
     if let Some(address) = cli.service.listen(PORT).map_err(|e| Usage(format!("{e:#}")))? {
-        http::serve(address, metrics.registry.clone(), readiness.clone())?;
+        serve(address, metrics.registry.clone(), readiness.clone())?;
+    }
+    if let (Some(count), Some(path)) = (cli.producer.generate, &cli.producer.shape.write_csv) {
+        return recipe::write_csv(&cli.producer, count, path);
+    }
+    if let Some(address) = cli.producer.http.listen {
+        return http::run((&cli.producer, address), &kafka, &metrics, &readiness, &shutdown);
     }
     let summary = run(&cli.producer, &kafka, &metrics, &readiness, &shutdown)?;
     let total = summary.total()?;
@@ -86,6 +93,7 @@ pub fn service(cli: &Cli) -> Result<()> {
         unmappable_sums = ?total.unmappable_sums.texts(),
         sent_now = summary.sent,
         seconds = format!("{:.1}", summary.seconds),
+        sending_seconds = summary.sending_seconds,
         "{}",
         if summary.done { "done" } else { "stopped; start again to go on" }
     );
@@ -105,13 +113,7 @@ pub fn run(
 ) -> Result<Summary> {
     let mut report = Report::start();
     let (source, mut origin) = plan(args)?;
-    let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
-        .partitions(&args.topic)?;
-    let mut producer =
-        TxnProducer::connect(kafka, &format!("caudal-producer-{source}"), None, PATIENCE)?;
-    let schema = Schemas::shipped().transaction;
-    schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
-    let standing = standing(kafka, &source)?;
+    let Connected { producer, envelope, standing } = Connected::to(kafka, args, &source)?;
     if let Origin::Generator(recipe) = &mut origin
         && let Some(base) = standing.of(generated::FILE).and_then(|p| p.base)
         && args.event_time_base == "now"
@@ -120,8 +122,6 @@ pub fn run(
         recipe.base = base;
     }
     readiness.ready();
-    let envelope =
-        Envelope { topic: Arc::from(args.topic.as_str()), partitions, schema_id: schema.id };
     let records = usize::try_from(args.batch_records).unwrap_or(usize::MAX);
     let limits = Limits { records, rate: args.rate };
     let messages = feed::start(origin, envelope, source.clone(), standing, limits)?;
@@ -136,6 +136,7 @@ pub fn run(
         interval: Duration::from_millis(args.commit_interval_ms),
         held: None,
         ended: false,
+        first: None,
     };
     let result = sending.run();
     let mut summary = sending.summary;
@@ -144,6 +145,35 @@ pub fn run(
     summary.done = result?;
     summary.seconds = report.seconds();
     Ok(summary)
+}
+
+/// What every source needs of Kafka.
+pub(crate) struct Connected {
+    /// With the source's `transactional.id`: a predecessor's txn has ended.
+    pub producer: TxnProducer,
+    /// Makes records for the topic.
+    pub envelope: Envelope,
+    /// Where the source stands.
+    pub standing: Standing,
+}
+
+impl Connected {
+    /// Connects as a source, publishes the schema and reads where the source stands.
+    ///
+    /// # Errors
+    /// When Kafka does not answer, or another schema has the same id.
+    pub fn to(kafka: &Kafka, args: &ProducerArgs, source: &str) -> Result<Connected> {
+        let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
+            .partitions(&args.topic)?;
+        let id = format!("caudal-producer-{source}");
+        let guarantee = args.processing_guarantee;
+        let mut producer = TxnProducer::connect_with(kafka, &id, guarantee, None, PATIENCE)?;
+        let schema = Schemas::shipped().transaction;
+        schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
+        let topic = Arc::from(args.topic.as_str());
+        let envelope = Envelope { topic, partitions, schema_id: schema.id };
+        Ok(Connected { producer, envelope, standing: standing(kafka, source)? })
+    }
 }
 
 /// The source's name, and what to read.
@@ -161,34 +191,10 @@ fn plan(args: &ProducerArgs) -> Result<(String, Origin)> {
 }
 
 fn plan_generator(args: &ProducerArgs, count: u64) -> Result<(String, Origin)> {
-    let now = args.event_time_base == "now";
-    let base = if now {
-        let span = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(generate::STEP);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now = now.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX));
-        now.saturating_sub(span)
-    } else {
-        parse_rfc3339(&args.event_time_base).ok_or_else(|| {
-            let text = &args.event_time_base;
-            Usage(format!(
-                "--event-time-base {text}: `now`, or RFC 3339 such as 2026-01-05T08:00:00Z"
-            ))
-        })?
-    };
-    let recipe = Recipe {
-        count,
-        seed: args.seed,
-        base: base.div_euclid(SECOND) * SECOND,
-        shape: Shape::Life,
-    };
-    let label = if now { format!("{}-{count}-now", args.seed) } else { recipe.label() };
-    let source = args.source.clone().unwrap_or_else(|| format!("generate-{label}"));
+    let recipe = recipe::of(args, count)?;
+    let source = recipe::source(args, &recipe);
     check_source(&source)?;
-    if let Some(path) = &args.expected_out {
-        let text = serde_json::to_string_pretty(&generate::expected(count, args.seed)?)?;
-        fs::write(path, text + "\n")
-            .map_err(|e| Usage(format!("--expected-out {}: {e}", path.display())))?;
-    }
+    recipe::write_expected(args, &recipe)?;
     Ok((source, Origin::Generator(recipe)))
 }
 
@@ -205,6 +211,8 @@ struct Sending<'a> {
     held: Option<Chunk>,
     /// Whether the reader has said that nothing more comes.
     ended: bool,
+    /// When there was something to send for the first time.
+    first: Option<Instant>,
 }
 
 /// What a wait for the reader brought.
@@ -237,7 +245,9 @@ impl Sending<'_> {
     /// Joins the chunks that come within the interval and fit one txn. An error of the reader
     /// waits until what came before it is committed.
     fn gather(&mut self, mut batch: Chunk) -> (Chunk, Result<()>) {
-        let until = Instant::now() + self.interval;
+        let now = Instant::now();
+        self.first.get_or_insert(now);
+        let until = now + self.interval;
         while batch.records.len() < self.records && batch.bytes < BATCH_BYTES {
             let left = until.saturating_duration_since(Instant::now());
             match self.next(left) {
@@ -297,6 +307,8 @@ impl Sending<'_> {
             self.committer.commit(records, &before, &after).inspect_err(|_| self.report.clear())?;
         if committed == Committed::Yes {
             self.metrics.advanced(&before, &after);
+            self.summary.sending_seconds =
+                self.first.map_or(0.0, |first| first.elapsed().as_secs_f64());
             self.summary.sent += after.lines.saturating_sub(before.lines);
             self.report.show(&after, batch.fraction);
             self.summary.inputs.insert(after.file.clone(), after);

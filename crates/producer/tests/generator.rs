@@ -5,10 +5,17 @@ use caudal_core::decode::{Record, decode};
 use caudal_core::dedup::{Dedup, Outcome, Seen};
 use caudal_core::reject::Reason;
 use caudal_core::time::HOUR;
+use caudal_core::transaction::Transaction;
 use caudal_core::validate::validate;
 use caudal_producer::generate::{
-    BASE, Class, Dice, Expected, Generator, Recipe, STEP, Shape, Zipf, expected,
+    BASE, Class, Dice, Expected, Generator, Mix, Recipe, STEP, Shape, Zipf, csv, expected,
+    expected_of,
 };
+use caudal_producer::mapping::Mapping;
+use caudal_producer::source::Source as _;
+use caudal_producer::source::envelope::Envelope;
+use caudal_producer::source::inputs::Meter;
+use caudal_producer::source::lines::Lines;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 
@@ -104,7 +111,7 @@ fn another_first_event_time_changes_ids_but_no_sum() {
 
 #[test]
 fn the_load_is_avro_with_one_in_a_thousand_broken() {
-    let recipe = Recipe { shape: Shape::Load, ..Recipe::new(COUNT, 5) };
+    let recipe = Recipe { shape: Shape::LOAD, ..Recipe::new(COUNT, 5) };
     let (mut found, mut json) = (Expected::default(), 0);
     for record in Generator::new(recipe, "generate", SCHEMA) {
         let broken = matches!(record.class, Class::Dead(..));
@@ -120,7 +127,7 @@ fn the_load_is_avro_with_one_in_a_thousand_broken() {
 
 #[test]
 fn zipf_draws_every_rank_in_range() {
-    let (zipf, mut dice) = (Zipf::new(3), Dice::new(1));
+    let (zipf, mut dice) = (Zipf::new(3, 100), Dice::new(1));
     let mut counts = [0_u32; 4];
     (0..11_000).for_each(|_| counts[usize::try_from(zipf.draw(&mut dice)).unwrap()] += 1);
     // 1 : 1/2 : 1/3.
@@ -129,4 +136,70 @@ fn zipf_draws_every_rank_in_range() {
         (5_800..6_200).contains(&counts[1]) && (1_850..2_150).contains(&counts[3]),
         "{counts:?}"
     );
+}
+
+/// Ids, money and kinds of what a mapping makes of the generator's CSV, against the generator's own.
+#[test]
+fn as_csv_it_is_the_same_data() {
+    let recipe = Recipe::new(20_000, 12);
+    let mut data = Vec::new();
+    csv::write(recipe, &mut data).unwrap();
+    let mapping = Mapping::parse(include_str!("../../../config/sources/generated.toml")).unwrap();
+    let envelope = Envelope { topic: "t".into(), partitions: 6, schema_id: SCHEMA };
+    let names = ("generated", "f.csv");
+    let mut lines =
+        Lines::start(&mapping, envelope, names, data.as_slice(), Meter::default()).unwrap();
+    let (mut mapped, mut unmappable) = (Vec::new(), 0_u64);
+    while let Some(out) = lines.next_record().unwrap() {
+        if out.headers.is_empty() {
+            mapped.extend(told(out.value));
+        } else {
+            unmappable += 1;
+        }
+    }
+    let wanted: Vec<String> =
+        Generator::new(recipe, "generate", SCHEMA).filter_map(|r| told(r.value)).collect();
+    assert_eq!(mapped, wanted);
+    let expected = expected(20_000, 12).unwrap();
+    assert_eq!(lines.progress().lines, expected.lines);
+    assert_eq!(wanted.len() as u64, expected.valid + expected.duplicates + expected.conflicts);
+    assert!(unmappable > 0 && unmappable <= expected.dead.values().sum::<u64>());
+}
+
+/// What a valid record says; nothing of one that the processor would refuse.
+fn told(value: Option<Vec<u8>>) -> Option<String> {
+    let record = Record { value: value.map(Into::into), ..Record::default() };
+    let t = decode(&record, SCHEMA, ("t-0", 0)).ok()?;
+    let t = validate(t, BASE / 1_000 + 7_200_000).ok()?.transaction;
+    let Transaction { transaction_id, account_id, merchant_id, amount, currency, .. } = &t;
+    Some(format!(
+        "{transaction_id} {account_id} {merchant_id} {amount} {currency} {:?} {} {:?} {:?} {:?}",
+        t.kind, t.event_time, t.country, t.description, t.attributes
+    ))
+}
+
+#[test]
+fn a_shape_is_what_it_says() {
+    let clean = Shape { skew: 0, accounts: 50, mix: Mix::CLEAN, step: 1_000, ..Shape::LIFE };
+    let expected = expected_of(Recipe { shape: clean, ..Recipe::new(10_000, 3) }).unwrap();
+    assert_eq!((expected.valid, expected.lines), (10_000, 10_000));
+    let mut accounts: HashMap<Vec<u8>, u64> = HashMap::new();
+    for record in Generator::new(Recipe { shape: clean, ..Recipe::new(10_000, 3) }, "s", SCHEMA) {
+        *accounts.entry(record.key).or_default() += 1;
+    }
+    assert_eq!(accounts.len(), 50);
+    assert!(accounts.values().all(|n| (130..290).contains(n)), "all alike: {accounts:?}");
+    let steep = Shape { skew: 150, ..clean };
+    let first = Generator::new(Recipe { shape: steep, ..Recipe::new(10_000, 3) }, "s", SCHEMA)
+        .filter(|record| record.key == b"acc-00001")
+        .count();
+    // Of 50 ranks with s = 1.5 the first has 1/2.33.
+    assert!((4_100..4_500).contains(&first), "{first}");
+    let mix = Mix::parse("clean,wrong_sign=200,tombstone=100").unwrap();
+    let shape = Shape { mix, ..Shape::LIFE };
+    let found = expected_of(Recipe { shape, ..Recipe::new(COUNT, 3) }).unwrap();
+    let reasons: Vec<&str> = found.dead.keys().copied().collect();
+    assert_eq!(reasons, ["amount", "null_value"]);
+    let share = |reason: &str| found.dead[reason] * 10_000 / COUNT;
+    assert!((170..230).contains(&share("amount")) && (80..120).contains(&share("null_value")));
 }

@@ -9,7 +9,7 @@ use caudal_core::transaction::{Kind, Transaction};
 use std::borrow::Cow;
 
 /// A way to be broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// A JSON object that is cut off.
     CutJson,
@@ -59,6 +59,27 @@ impl Fault {
         Fault::EmptyValue,
         Fault::Tombstone,
     ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::CutJson => "cut_json",
+            Fault::CutAvro => "cut_avro",
+            Fault::UnknownSchema => "unknown_schema",
+            Fault::NoFraming => "no_framing",
+            Fault::MissingField => "missing_field",
+            Fault::CommaAmount => "comma_amount",
+            Fault::WrongSign => "wrong_sign",
+            Fault::UnknownCurrency => "unknown_currency",
+            Fault::FractionOfYen => "fraction_of_yen",
+            Fault::FarFuture => "far_future",
+            Fault::LocalDate => "local_date",
+            Fault::LongText => "long_text",
+            Fault::EmptyValue => "empty_value",
+            Fault::Tombstone => "tombstone",
+        }
+    }
 
     /// Breaks a valid transaction: the value, the reason, and the money where it can be read.
     pub(super) fn apply(

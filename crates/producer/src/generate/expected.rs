@@ -60,13 +60,22 @@ impl Expected {
     }
 }
 
-/// What `count` records of that seed must lead to; the first event time makes no difference.
+/// What `count` records of that seed and [`Shape::LIFE`](super::Shape::LIFE) must lead to; the
+/// first event time makes no difference.
 ///
 /// # Errors
 /// [`SumOverflow`] beyond 128 bits: not below 10²⁰ records.
 pub fn expected(count: u64, seed: u64) -> Result<Expected, SumOverflow> {
+    expected_of(Recipe::new(count, seed))
+}
+
+/// What the records of a recipe must lead to.
+///
+/// # Errors
+/// [`SumOverflow`] beyond 128 bits.
+pub fn expected_of(recipe: Recipe) -> Result<Expected, SumOverflow> {
     let mut expected = Expected::default();
-    for record in Generator::new(Recipe::new(count, seed), "expected", 0) {
+    for record in Generator::new(recipe, "expected", 0) {
         expected.add(&record.class)?;
     }
     Ok(expected)

@@ -4,13 +4,18 @@
 //! different exponents, late arrivals, repeats, conflicts and broken records. A pure function of
 //! its [`Recipe`]: the same on every machine, at every start.
 
+pub mod args;
 mod broken;
+pub mod csv;
 mod draw;
 mod expected;
+pub mod recipe;
+mod shape;
 
 pub use broken::Fault;
 pub use draw::{Dice, Zipf};
-pub use expected::{Expected, expected};
+pub use expected::{Expected, expected, expected_of};
+pub use shape::{Mix, STEP, Shape};
 
 use caudal_core::avro::{self, Writer};
 use caudal_core::money::{Amount, Currency};
@@ -23,9 +28,6 @@ use std::collections::BTreeMap;
 
 /// First event time unless another is chosen: 2026-01-05T08:00:00Z, in microseconds.
 pub const BASE: i64 = 1_767_600_000 * SECOND;
-/// Event time from one record of [`Shape::Life`] to the next, in microseconds: 200,000 records span
-/// 90 minutes.
-pub const STEP: i64 = 27_000;
 /// A repeat comes at most this many records later: within two minutes of event time.
 const REPEAT_WITHIN: i64 = 4_000;
 
@@ -67,50 +69,6 @@ pub struct Generated {
     pub class: Class,
 }
 
-/// How many deal with whom, how fast, and how often something is broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// Ten thousand accounts, a thousand merchants; one record in ten is JSON, one in 500 broken,
-    /// one in 5,000 contradicts an earlier one.
-    Life,
-    /// The load of benchmarks: a hundred thousand accounts, ten thousand merchants; all Avro, one
-    /// in a thousand broken. Event time passes at 1,000,000 records an hour.
-    Load,
-}
-
-impl Shape {
-    fn accounts(self) -> u64 {
-        match self {
-            Shape::Life => 10_000,
-            Shape::Load => 100_000,
-        }
-    }
-
-    fn merchants(self) -> u64 {
-        match self {
-            Shape::Life => 1_000,
-            Shape::Load => 10_000,
-        }
-    }
-
-    /// Event time from one record to the next, in microseconds.
-    #[must_use]
-    pub fn step(self) -> i64 {
-        match self {
-            Shape::Life => STEP,
-            Shape::Load => 3_600,
-        }
-    }
-
-    /// One record in so many is broken.
-    fn broken(self) -> u64 {
-        match self {
-            Shape::Life => 500,
-            Shape::Load => 1_000,
-        }
-    }
-}
-
 /// Which records to generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recipe {
@@ -125,10 +83,10 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Of [`Shape::Life`], with the usual first event time.
+    /// Of [`Shape::LIFE`], with the usual first event time.
     #[must_use]
     pub fn new(count: u64, seed: u64) -> Recipe {
-        Recipe { count, seed, base: BASE, shape: Shape::Life }
+        Recipe { count, seed, base: BASE, shape: Shape::LIFE }
     }
 
     /// `<seed>-<count>`, then the first event time in seconds and the shape where they are not the
@@ -140,10 +98,7 @@ impl Recipe {
         if base != BASE {
             label += &format!("-{}", base.div_euclid(SECOND));
         }
-        if shape == Shape::Load {
-            label += "-load";
-        }
-        label
+        label + &shape.label()
     }
 }
 
@@ -172,8 +127,8 @@ impl Generator {
             source: source.to_owned(),
             schema_id,
             dice: Dice::new(recipe.seed),
-            accounts: Zipf::new(recipe.shape.accounts()),
-            merchants: Zipf::new(recipe.shape.merchants()),
+            accounts: Zipf::new(recipe.shape.accounts, recipe.shape.skew),
+            merchants: Zipf::new(recipe.shape.merchants, recipe.shape.skew),
             next: 0,
             pending: BTreeMap::new(),
         }
@@ -182,8 +137,9 @@ impl Generator {
     fn fresh(&mut self, index: u64) -> Generated {
         let transaction = self.transaction(index);
         let key = transaction.account_id.as_bytes().to_vec();
-        if self.dice.one_in(self.recipe.shape.broken()) {
-            let fault = self.dice.pick(&Fault::ALL);
+        let mix = self.recipe.shape.mix;
+        if self.dice.hits(mix.broken) {
+            let fault = mix.fault(&mut self.dice);
             let (value, reason, money) = fault.apply(transaction, self.schema_id, &mut self.dice);
             return Generated { key, value, class: Class::Dead(reason, money) };
         }
@@ -198,11 +154,12 @@ impl Generator {
 
     fn plan_repeat(&mut self, index: u64, record: &Generated, mut t: Transaction<'static>) {
         let Class::Valid(currency, amount) = record.class else { return };
-        if self.dice.one_in(100) {
+        let mix = self.recipe.shape.mix;
+        if self.dice.hits(mix.duplicate) {
             let class = Class::Duplicate(currency, amount);
             let due = index.saturating_add_signed(self.dice.between(1, REPEAT_WITHIN));
             self.pending.insert((due, index), Generated { class, ..record.clone() });
-        } else if self.recipe.shape == Shape::Life && self.dice.one_in(5_000) {
+        } else if self.dice.hits(mix.conflict) {
             // One minor unit more (less, for a refund): the sign still fits the kind.
             t.amount.units += if t.amount.units < 0 { -1 } else { 1 };
             let class = Class::Dead(Reason::Conflict, t.money());
@@ -250,11 +207,11 @@ impl Generator {
         }
     }
 
-    /// Two seconds of jitter; one in a hundred arrives half a minute to six minutes late: some
-    /// after their window and its grace, some in time.
+    /// Two seconds of jitter; the late ones arrive half a minute to six minutes late: some after
+    /// their window and its grace, some in time.
     fn event_time(&mut self, index: u64) -> i64 {
-        let now = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(self.recipe.shape.step());
-        let delay = if self.dice.one_in(100) {
+        let now = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(self.recipe.shape.step);
+        let delay = if self.dice.hits(self.recipe.shape.mix.late) {
             self.dice.between(30 * SECOND, 6 * MINUTE)
         } else {
             self.dice.between(0, 2 * SECOND)
@@ -262,9 +219,9 @@ impl Generator {
         self.recipe.base.saturating_add(now).saturating_sub(delay)
     }
 
-    /// One in ten of [`Shape::Life`] is JSON, as a student would type it.
+    /// Some are JSON, as a student would type it.
     fn encode(&mut self, t: &Transaction<'_>) -> Vec<u8> {
-        if self.recipe.shape == Shape::Life && self.dice.one_in(10) {
+        if self.dice.hits(self.recipe.shape.mix.json) {
             return encode_json(t).into_bytes();
         }
         encode_avro(self.schema_id, t)

@@ -194,6 +194,7 @@ impl<R: BufRead> Source for Lines<R> {
             lines: self.tally.lines(),
             records: self.tally.records,
             unmappable: self.tally.unmappable,
+            elsewhere: 0,
             sums: self.tally.sums.texts(),
             unmappable_sums: self.tally.unmappable_sums.texts(),
             done: self.done,

@@ -2,10 +2,13 @@
 //!
 //! Every sample goes to `bench/results/<date>/`; what is printed is computed from those samples.
 
+mod bars;
 mod commit;
 mod drain;
+mod gauge;
 mod latency;
 mod processor;
+mod producer;
 mod results;
 
 use anyhow::{Context as _, Result, bail};
@@ -21,14 +24,18 @@ fn run() -> Result<()> {
         "drain" => drain::run(&pipeline()?),
         "latency" => latency::run(&pipeline()?),
         "processor" => processor::run(&args[1..]),
+        "producer" => producer::run(&args[1..]),
         "bare-loop" => processor::bare_loop(&args[1..]),
+        "http-load" => producer::http_load(&args[1..]),
         "all" => {
             commit::run(&pipeline()?)?;
             drain::run(&pipeline()?)?;
             latency::run(&pipeline()?)
         }
         other => {
-            bail!("unknown benchmark {other}; known are commit, drain, latency, all, processor")
+            bail!(
+                "unknown benchmark {other}; known are commit, drain, latency, all, processor, producer"
+            )
         }
     }
 }

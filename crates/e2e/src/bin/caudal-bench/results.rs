@@ -5,6 +5,17 @@ use serde_json::{Value as Json, json};
 use std::path::Path;
 use std::process::Command;
 
+/// The number in an environment variable.
+///
+/// # Errors
+/// When it is none.
+pub fn number(name: &str, otherwise: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => text.parse().with_context(|| format!("{name}={text}")),
+        _ => Ok(otherwise),
+    }
+}
+
 /// Quantile of sorted samples by the nearest-rank rule.
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     if sorted.is_empty() {

@@ -1,8 +1,8 @@
 //! The bare loop: consume, produce one record for one, commit; no processing. Through the same
 //! clients, settings and limits as the processor, as a process of its own.
 
-use super::gauge::{self, Brokers};
 use super::load;
+use crate::gauge::{self, Brokers};
 use anyhow::{Context as _, Result, bail};
 use caudal_core::outbox::{OutRecord, Outbox, Position};
 use caudal_core::topics;

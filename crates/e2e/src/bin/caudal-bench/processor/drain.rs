@@ -1,7 +1,7 @@
 //! One drain of the preloaded input through the shipped plans by the real processor.
 
-use super::gauge::{self, Brokers, Scrape};
 use super::load;
+use crate::gauge::{self, Brokers, Scrape};
 use anyhow::Result;
 use caudal_core::topics;
 use caudal_e2e::pipeline::{Pipeline, Service};

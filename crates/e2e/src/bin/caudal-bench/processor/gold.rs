@@ -7,9 +7,9 @@
 
 use super::bare::start_assigned;
 use super::drain::{Config, start};
-use super::gauge::{load_average, wall_ms};
 use super::load::{self, PARTITIONS, source_of};
 use super::paced::{self, Pace};
+use crate::gauge::{load_average, wall_ms};
 use crate::results;
 use anyhow::{Result, ensure};
 use caudal_core::avro::{Reader, read_transaction, unframe};
@@ -60,7 +60,7 @@ pub fn run(pipeline: &Pipeline, rate: u64, seed: u64) -> Result<Json> {
     let (kafka, asked) = (pipeline.kafka.clone(), Arc::clone(&stop));
     let watcher = std::thread::spawn(move || watch(&kafka, &asked));
     wait_until("12 running tasks", Duration::from_secs(90), || {
-        let scrape = super::gauge::Scrape::get(&address).unwrap_or_default();
+        let scrape = crate::gauge::Scrape::get(&address).unwrap_or_default();
         Ok(scrape.one("caudal_processor_tasks", "state", "running") >= 12.0)
     })?;
     let pace = Pace { rate, seconds: SECONDS, tick: Duration::from_millis(50) };

@@ -35,7 +35,7 @@ const CHUNK: usize = 20_000;
 /// The generator of the load.
 #[must_use]
 pub fn generator(count: u64, seed: u64) -> Generator {
-    let recipe = Recipe { shape: Shape::Load, ..Recipe::new(count, seed) };
+    let recipe = Recipe { shape: Shape::LOAD, ..Recipe::new(count, seed) };
     Generator::new(recipe, "bench", Schemas::shipped().transaction.id)
 }
 

@@ -6,9 +6,7 @@
 //! catch up, or whose counts differ from the generator's, is reported and counts in no median.
 
 mod bare;
-mod bars;
 mod drain;
-mod gauge;
 mod gold;
 mod load;
 mod paced;
@@ -16,9 +14,9 @@ mod queries;
 mod rate;
 mod restart;
 
-use crate::results;
+use crate::bars::{self, Bar, median, spread};
+use crate::results::{self, number};
 use anyhow::{Context as _, Result, bail};
-use bars::{Bar, median, spread};
 use caudal_e2e::pipeline::Pipeline;
 use caudal_producer::generate::Expected;
 use drain::Config;
@@ -72,13 +70,6 @@ const FIGURES: [&str; 13] = [
 ];
 
 type Samples = BTreeMap<String, Vec<Json>>;
-
-fn number(name: &str, otherwise: u64) -> Result<u64> {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().with_context(|| format!("{name}={text}")),
-        _ => Ok(otherwise),
-    }
-}
 
 /// The bare loop, which is a process of its own.
 ///

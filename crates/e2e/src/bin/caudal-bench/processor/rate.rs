@@ -2,9 +2,9 @@
 //! to its row.
 
 use super::drain::start;
-use super::gauge::{Brokers, cpu, load_average, wall_ms};
 use super::load::PARTITIONS;
 use super::paced::{self, Pace};
+use crate::gauge::{Brokers, cpu, load_average, wall_ms};
 use crate::results;
 use anyhow::{Context as _, Result, ensure};
 use caudal_e2e::pipeline::Pipeline;

@@ -2,8 +2,8 @@
 //! million, and the open windows.
 
 use super::drain::{Config, start};
-use super::gauge::{self, Scrape};
 use super::load;
+use crate::gauge::{self, Scrape};
 use crate::results;
 use anyhow::{Result, bail, ensure};
 use caudal_core::topics;
