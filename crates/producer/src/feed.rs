@@ -151,7 +151,7 @@ impl Reader {
         // A pipe may pause at any line: what was read before must not wait for the next.
         let chunk_records = if meter.size.is_some() { self.chunk_records } else { 1 };
         let names = (self.source.as_str(), input.name.as_str());
-        let lines = Lines::start(mapping, self.envelope.clone(), names, reader, meter)?;
+        let lines = Lines::start(mapping, self.envelope.clone(), names, reader, meter, false)?;
         self.read(lines, chunk_records)
     }
 

@@ -2,6 +2,7 @@
 //! seeded generator.
 
 pub mod args;
+pub mod cards;
 pub mod commit;
 pub mod feed;
 pub mod generate;

@@ -1,6 +1,7 @@
 //! From arguments to the last commit.
 
-use crate::args::{Cli, ProducerArgs};
+use crate::args::{CardNumbers, Cli, ProducerArgs};
+use crate::cards::Cards;
 use crate::commit::{Committed, Committer, PATIENCE, standing};
 use crate::feed::{self, Chunk, Limits, Message, Origin};
 use crate::generate::{self, Recipe, Shape};
@@ -57,6 +58,7 @@ impl Summary {
             let tally = Tally::of(progress)?;
             total.records += tally.records;
             total.unmappable += tally.unmappable;
+            total.skipped += tally.skipped;
             total.sums.merge(&tally.sums)?;
             total.unmappable_sums.merge(&tally.unmappable_sums)?;
         }
@@ -82,6 +84,7 @@ pub fn service(cli: &Cli) -> Result<()> {
         lines = total.lines(),
         records = total.records,
         unmappable = total.unmappable,
+        skipped = total.skipped,
         sums = ?total.sums.texts(),
         unmappable_sums = ?total.unmappable_sums.texts(),
         sent_now = summary.sent,
@@ -105,6 +108,8 @@ pub fn run(
 ) -> Result<Summary> {
     let mut report = Report::start();
     let (source, mut origin) = plan(args)?;
+    let tokenise = args.card_numbers == CardNumbers::Tokenise;
+    let cards = Cards::load(args.card_key_file.as_deref(), &args.home, tokenise)?;
     let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
         .partitions(&args.topic)?;
     let mut producer =
@@ -121,7 +126,7 @@ pub fn run(
     }
     readiness.ready();
     let envelope =
-        Envelope { topic: Arc::from(args.topic.as_str()), partitions, schema_id: schema.id };
+        Envelope { topic: Arc::from(args.topic.as_str()), partitions, schema_id: schema.id, cards };
     let records = usize::try_from(args.batch_records).unwrap_or(usize::MAX);
     let limits = Limits { records, rate: args.rate };
     let messages = feed::start(origin, envelope, source.clone(), standing, limits)?;

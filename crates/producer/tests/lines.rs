@@ -4,6 +4,7 @@
 use caudal_core::avro::{self, Reader};
 use caudal_core::headers;
 use caudal_core::outbox::OutRecord;
+use caudal_producer::cards::Cards;
 use caudal_producer::lookalike;
 use caudal_producer::mapping::Mapping;
 use caudal_producer::progress::Progress;
@@ -22,14 +23,15 @@ const SHOP: &str = include_str!("../../../config/sources/online-retail.toml");
 const NDJSON: &str = include_str!("../../../config/sources/ndjson.toml");
 
 fn envelope() -> Envelope {
-    Envelope { topic: "t".into(), partitions: 6, schema_id: 5 }
+    let cards = Cards::under(b"a key of the tests", true).unwrap();
+    Envelope { topic: "t".into(), partitions: 6, schema_id: 5, cards }
 }
 
 /// Reads in pieces of `piece` bytes, so that records are cut everywhere.
 fn lines<'a>(mapping: &str, data: &'a [u8], piece: usize) -> Lines<impl BufRead + use<'a>> {
     let mapping = Mapping::parse(mapping).unwrap();
     let input = BufReader::with_capacity(piece, Cursor::new(data));
-    Lines::start(&mapping, envelope(), ("shop", "f.csv"), input, Meter::default()).unwrap()
+    Lines::start(&mapping, envelope(), ("shop", "f.csv"), input, Meter::default(), false).unwrap()
 }
 
 fn all<R: BufRead>(lines: &mut Lines<R>) -> Vec<(OutRecord, Progress)> {
@@ -152,7 +154,7 @@ fn gzip_in_members_is_one_file_and_a_cut_one_keeps_its_place() {
         let input = Input { name: "f.csv.gz".into(), path: Some(path.clone()) };
         let (reader, meter) = inputs::open(&input).unwrap();
         let mut lines =
-            Lines::start(&mapping, envelope(), ("shop", "f.csv.gz"), reader, meter).unwrap();
+            Lines::start(&mapping, envelope(), ("shop", "f.csv.gz"), reader, meter, false).unwrap();
         let mut count = 0;
         loop {
             match lines.next_record() {
@@ -266,7 +268,8 @@ fn online_retail_is_read_whole() {
     let (reader, meter) = inputs::open(&input).unwrap();
     let mapping = Mapping::parse(SHOP).unwrap();
     let mut source =
-        Lines::start(&mapping, envelope(), ("online-retail", &input.name), reader, meter).unwrap();
+        Lines::start(&mapping, envelope(), ("online-retail", &input.name), reader, meter, false)
+            .unwrap();
     let (ids, progress) = check_all(&mut source);
     assert_eq!((ids, progress.lines, progress.unmappable), (541_909, 541_909, 0));
     assert_eq!(progress.sums["GBP"], "9747747.934");

@@ -95,6 +95,7 @@ impl Source for GeneratedSource {
             lines: self.tally.lines(),
             records: self.tally.records,
             unmappable: 0,
+            skipped: 0,
             sums: self.tally.sums.texts(),
             unmappable_sums: self.tally.unmappable_sums.texts(),
             done: self.done,

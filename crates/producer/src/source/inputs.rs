@@ -1,6 +1,7 @@
 //! Files: finding them, naming them, opening them, gzip or not.
 
 use crate::mapping::file::Format;
+use crate::mapping::pattern::matches;
 use anyhow::{Context as _, Result};
 use caudal_service::exit::Usage;
 use flate2::bufread::MultiGzDecoder;
@@ -104,23 +105,6 @@ fn is_of_format(name: &str, format: Format) -> bool {
         Format::Ndjson => &[".ndjson", ".jsonl", ".json"],
     };
     endings.iter().any(|ending| name.ends_with(ending))
-}
-
-/// Whether `name` fits a pattern of `*` (any text), `?` (one character) and literal characters.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some(first) = pattern.chars().next() else { return name.is_empty() };
-    let rest = &pattern[first.len_utf8()..];
-    match first {
-        '*' => name
-            .char_indices()
-            .map(|(at, _)| at)
-            .chain([name.len()])
-            .any(|at| matches(rest, &name[at..])),
-        c => name
-            .chars()
-            .next()
-            .is_some_and(|n| (c == '?' || c == n) && matches(rest, &name[n.len_utf8()..])),
-    }
 }
 
 /// How much of an input was read, as it lies on disk.
