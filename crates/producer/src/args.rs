@@ -1,10 +1,12 @@
 //! The command line.
 
+use crate::cards::CardArgs;
+use crate::feed::follow::FileArgs;
 use caudal_core::topics;
 use caudal_kafka::KafkaArgs;
 use caudal_service::args::ServiceArgs;
 use caudal_service::exit::EXIT_CODES;
-use clap::{ArgGroup, Args, Parser, ValueEnum};
+use clap::{ArgGroup, Args, Parser};
 use std::path::PathBuf;
 
 /// Sends transactions from files, standard input or a generator to Kafka, each exactly once,
@@ -74,29 +76,14 @@ pub struct ProducerArgs {
         value_parser = clap::value_parser!(u64).range(1..=60_000)
     )]
     pub commit_interval_ms: u64,
-    /// What becomes of card numbers (13 to 19 digits that pass the Luhn check): `tokenise` sends a
-    /// keyed token in the place of an account that is one, and masks them in descriptions and
-    /// attributes; `keep` sends them as they are. Lines that cannot be mapped are masked either way
-    #[arg(long, env = "CAUDAL_CARD_NUMBERS", value_enum, default_value = "tokenise")]
-    pub card_numbers: CardNumbers,
-    /// File with the key of tokens, at least 16 bytes; CAUDAL_CARD_KEY may hold the key itself
-    /// [default: card-key in --home, made at the first start]
-    #[arg(long, env = "CAUDAL_CARD_KEY_FILE", value_name = "FILE")]
-    pub card_key_file: Option<PathBuf>,
-    /// Folder of local state: the card key
-    #[arg(long, env = "CAUDAL_HOME", value_name = "DIR", default_value = ".caudal")]
-    pub home: PathBuf,
     /// Transactions per second, paced by the clock and not by what Kafka manages (open loop);
     /// 0 is as fast as possible
     #[arg(long, env = "CAUDAL_RATE", default_value_t = 0, value_name = "R")]
     pub rate: u64,
-}
-
-/// What becomes of card numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CardNumbers {
-    /// Accounts become tokens, texts are masked.
-    Tokenise,
-    /// They are sent.
-    Keep,
+    /// How files are read.
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// What becomes of card numbers.
+    #[command(flatten)]
+    pub cards: CardArgs,
 }

@@ -17,7 +17,7 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Environment variable with the key itself.
@@ -28,6 +28,32 @@ pub const FILE: &str = "card-key";
 const SHORTEST: usize = 16;
 /// Random bytes of a key that we make.
 const MADE: usize = 32;
+
+/// What becomes of card numbers, and the key of tokens.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CardArgs {
+    /// What becomes of card numbers (13 to 19 digits that pass the Luhn check): `tokenise` sends a
+    /// keyed token in the place of an account that is one, and masks them in descriptions and
+    /// attributes; `keep` sends them as they are. Lines that cannot be mapped are masked either way
+    #[arg(long, env = "CAUDAL_CARD_NUMBERS", value_enum, default_value = "tokenise")]
+    pub card_numbers: CardNumbers,
+    /// File with the key of tokens, at least 16 bytes; CAUDAL_CARD_KEY may hold the key itself
+    /// [default: card-key in --home, made at the first start]
+    #[arg(long, env = "CAUDAL_CARD_KEY_FILE", value_name = "FILE")]
+    pub card_key_file: Option<PathBuf>,
+    /// Folder of local state: the card key
+    #[arg(long, env = "CAUDAL_HOME", value_name = "DIR", default_value = ".caudal")]
+    pub home: PathBuf,
+}
+
+/// What becomes of card numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CardNumbers {
+    /// Accounts become tokens, texts are masked.
+    Tokenise,
+    /// They are sent.
+    Keep,
+}
 
 /// What is done with card numbers.
 #[derive(Clone)]
@@ -56,20 +82,19 @@ impl Cards {
         Ok(Cards { key: key.into(), tokenise })
     }
 
-    /// Under the key of the environment (`CAUDAL_CARD_KEY`), else of `file`, else of `card-key` in
-    /// `home`, which is made where it does not exist: random, readable by its owner alone.
+    /// Under the key of the environment (`CAUDAL_CARD_KEY`), else of the file, else of `card-key` in
+    /// the folder of local state, which is made where it does not exist: random, readable by its
+    /// owner alone.
     ///
     /// # Errors
     /// [`Usage`] when a key cannot be read or made, or is too short.
-    pub fn load(file: Option<&Path>, home: &Path, tokenise: bool) -> Result<Cards> {
-        if let Some(key) = std::env::var_os(VARIABLE) {
-            return Cards::under(key.as_encoded_bytes().trim_ascii(), tokenise);
-        }
-        let key = match file {
-            Some(path) => read_key(path)?,
-            None => read_or_make_key(home)?,
+    pub fn load(args: &CardArgs) -> Result<Cards> {
+        let key = match (std::env::var_os(VARIABLE), &args.card_key_file) {
+            (Some(key), _) => key.into_encoded_bytes(),
+            (None, Some(path)) => read_key(path)?,
+            (None, None) => read_or_make_key(&args.home)?,
         };
-        Cards::under(key.trim_ascii(), tokenise)
+        Cards::under(key.trim_ascii(), args.card_numbers == CardNumbers::Tokenise)
     }
 
     /// The transaction without card numbers; `None` where it has none.
@@ -243,15 +268,20 @@ mod tests {
     #[test]
     fn a_key_is_made_once_for_its_owner_alone() {
         let home = std::env::temp_dir().join(format!("caudal-card-key-{}", std::process::id()));
-        let first = Cards::load(None, &home, true).unwrap();
-        let again = Cards::load(None, &home, true).unwrap();
+        let args = |file| CardArgs {
+            card_numbers: CardNumbers::Tokenise,
+            card_key_file: file,
+            home: home.clone(),
+        };
+        let first = Cards::load(&args(None)).unwrap();
+        let again = Cards::load(&args(None)).unwrap();
         assert_eq!(first.key, again.key);
         assert_eq!(first.key.len(), 2 * MADE);
         let mode = fs::metadata(home.join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(&home).unwrap().count(), 1);
         fs::write(home.join("short"), "secret").unwrap();
-        let short = Cards::load(Some(&home.join("short")), &home, true).unwrap_err().to_string();
+        let short = Cards::load(&args(Some(home.join("short")))).unwrap_err().to_string();
         assert!(short.contains("6 bytes") && !short.contains("secret"), "{short}");
         fs::remove_dir_all(&home).unwrap();
     }

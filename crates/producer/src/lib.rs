@@ -14,3 +14,4 @@ pub mod report;
 pub mod run;
 pub mod schemas;
 pub mod source;
+pub mod trial;

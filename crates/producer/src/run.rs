@@ -1,8 +1,9 @@
 //! From arguments to the last commit.
 
-use crate::args::{CardNumbers, Cli, ProducerArgs};
+use crate::args::{Cli, ProducerArgs};
 use crate::cards::Cards;
 use crate::commit::{Committed, Committer, PATIENCE, standing};
+use crate::feed::follow::Follow;
 use crate::feed::{self, Chunk, Limits, Message, Origin};
 use crate::generate::{self, Recipe, Shape};
 use crate::mapping::{Mapping, check_source};
@@ -12,6 +13,7 @@ use crate::report::Report;
 use crate::schemas;
 use crate::source::envelope::Envelope;
 use crate::source::{generated, inputs};
+use crate::trial::{self, Bounds};
 use anyhow::{Result, anyhow};
 use caudal_core::outbox::OutRecord;
 use caudal_core::schema::Schemas;
@@ -71,6 +73,9 @@ impl Summary {
 /// # Errors
 /// As [`run`]; wrong arguments too.
 pub fn service(cli: &Cli) -> Result<()> {
+    if cli.producer.files.dry_run {
+        return dry_run(&cli.producer);
+    }
     let metrics = Metrics::new()?;
     let readiness = Readiness::starting();
     let shutdown = Shutdown::listen()?;
@@ -107,9 +112,8 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<Summary> {
     let mut report = Report::start();
-    let (source, mut origin) = plan(args)?;
-    let tokenise = args.card_numbers == CardNumbers::Tokenise;
-    let cards = Cards::load(args.card_key_file.as_deref(), &args.home, tokenise)?;
+    let (source, mut origin) = plan(args, shutdown)?;
+    let cards = Cards::load(&args.cards)?;
     let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
         .partitions(&args.topic)?;
     let mut producer =
@@ -151,18 +155,40 @@ pub fn run(
     Ok(summary)
 }
 
+/// Counts and explains what would be sent, without Kafka.
+fn dry_run(args: &ProducerArgs) -> Result<()> {
+    let mapping = read_mapping(args)?;
+    let bounds = Bounds { lines: u64::MAX, samples: 0, examples: 3 };
+    let trials = trial::run(&mapping, &inputs::expand(&args.input, mapping.format)?, bounds)?;
+    trials.iter().for_each(|trial| print!("{}", trial.text()));
+    if trials.iter().all(|trial| trial.mapped == 0) {
+        return Err(anyhow!("nothing could be mapped; nothing was sent"));
+    }
+    println!("nothing was sent");
+    Ok(())
+}
+
+fn read_mapping(args: &ProducerArgs) -> Result<Mapping> {
+    let path = args.mapping.as_deref();
+    Mapping::read(path.ok_or_else(|| Usage("--input needs --mapping FILE.toml".into()))?)
+}
+
 /// The source's name, and what to read.
-fn plan(args: &ProducerArgs) -> Result<(String, Origin)> {
+fn plan(args: &ProducerArgs, shutdown: &Shutdown) -> Result<(String, Origin)> {
     if let Some(count) = args.generate {
         return plan_generator(args, count);
     }
-    let path = args.mapping.as_deref();
-    let path = path.ok_or_else(|| Usage("--input needs --mapping FILE.toml".into()))?;
-    let mapping = Mapping::read(path)?;
+    let mapping = Box::new(read_mapping(args)?);
     let source = args.source.clone().unwrap_or_else(|| mapping.source.clone());
     check_source(&source)?;
-    let inputs = inputs::expand(&args.input, mapping.format)?;
-    Ok((source, Origin::Files { mapping: Box::new(mapping), inputs }))
+    let origin = if args.files.follow {
+        let (patterns, shutdown) = (args.input.clone(), shutdown.clone());
+        let settle = Duration::from_millis(args.files.settle_ms);
+        Origin::Followed { mapping, follow: Follow { patterns, settle, shutdown } }
+    } else {
+        Origin::Files { inputs: inputs::expand(&args.input, mapping.format)?, mapping }
+    };
+    Ok((source, origin))
 }
 
 fn plan_generator(args: &ProducerArgs, count: u64) -> Result<(String, Origin)> {
@@ -256,6 +282,7 @@ impl Sending<'_> {
                     batch.bytes += chunk.bytes;
                     batch.progress = chunk.progress;
                     batch.fraction = chunk.fraction;
+                    batch.waited = chunk.waited;
                 }
                 Ok(Next::Nothing | Next::End) => break,
                 Err(error) => return (batch, Err(error)),
@@ -273,6 +300,10 @@ impl Sending<'_> {
             Ok(Ok(Message::Opened { from, fraction })) => {
                 self.report.opened(&from, fraction);
                 self.summary.inputs.insert(from.file.clone(), *from);
+                Ok(Next::Nothing)
+            }
+            Ok(Ok(Message::SetAside(files))) => {
+                self.metrics.set_aside(files);
                 Ok(Next::Nothing)
             }
             Ok(Ok(Message::Ended)) => {
@@ -303,7 +334,7 @@ impl Sending<'_> {
         if committed == Committed::Yes {
             self.metrics.advanced(&before, &after);
             self.summary.sent += after.lines.saturating_sub(before.lines);
-            self.report.show(&after, batch.fraction);
+            self.report.show(&after, batch.fraction, batch.waited);
             self.summary.inputs.insert(after.file.clone(), after);
         }
         Ok(committed)

@@ -10,7 +10,7 @@ use caudal_producer::mapping::Mapping;
 use caudal_producer::progress::Progress;
 use caudal_producer::source::Source as _;
 use caudal_producer::source::envelope::Envelope;
-use caudal_producer::source::inputs::{self, Input, Meter};
+use caudal_producer::source::inputs::{self, Input, Meter, Opened};
 use caudal_producer::source::lines::Lines;
 use caudal_service::exit::Halt;
 use proptest::prelude::*;
@@ -152,7 +152,7 @@ fn gzip_in_members_is_one_file_and_a_cut_one_keeps_its_place() {
     let read = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
         let input = Input { name: "f.csv.gz".into(), path: Some(path.clone()) };
-        let (reader, meter) = inputs::open(&input).unwrap();
+        let Opened { reader, meter, .. } = inputs::open(&input).unwrap();
         let mut lines =
             Lines::start(&mapping, envelope(), ("shop", "f.csv.gz"), reader, meter, false).unwrap();
         let mut count = 0;
@@ -265,7 +265,7 @@ fn online_retail_is_read_whole() {
         return;
     }
     let input = Input { name: "online_retail.csv.gz".into(), path: Some(path) };
-    let (reader, meter) = inputs::open(&input).unwrap();
+    let Opened { reader, meter, .. } = inputs::open(&input).unwrap();
     let mapping = Mapping::parse(SHOP).unwrap();
     let mut source =
         Lines::start(&mapping, envelope(), ("online-retail", &input.name), reader, meter, false)

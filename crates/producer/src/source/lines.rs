@@ -107,6 +107,15 @@ impl<R: BufRead> Lines<R> {
         Ok(lines)
     }
 
+    /// Columns that no field takes.
+    #[must_use]
+    pub fn dropped(&self) -> &[String] {
+        match &self.binding {
+            Binding::Columns(mapper, _) => mapper.dropped(),
+            _ => &[],
+        }
+    }
+
     /// The input has ended: what is left of it is whole.
     pub fn finish(&mut self) {
         self.growing = false;
@@ -162,6 +171,9 @@ impl<R: BufRead> Lines<R> {
                 self.file
             );
             return Halt(message).into();
+        }
+        if error.kind() == io::ErrorKind::Unsupported {
+            return Usage(format!("input {}: {error}", self.file)).into();
         }
         let at = self.records.position();
         anyhow!(

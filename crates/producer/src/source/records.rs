@@ -133,7 +133,7 @@ impl<R: BufRead> Records<R> {
     ///
     /// # Errors
     /// What the input says; [`Records::position`] is then still after the last complete record.
-    /// `InvalidData` when it is UTF-16, or goes on within a line that was taken to be whole.
+    /// `Unsupported` when it is UTF-16; `InvalidData` when it goes on within a line that was taken to be whole.
     pub fn read(&mut self, record: &mut RawRecord) -> io::Result<bool> {
         if self.cutter.is_none() && !self.start()? {
             return Ok(false);
@@ -185,7 +185,7 @@ impl<R: BufRead> Records<R> {
         let head = &self.input.head;
         if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
             let message = "it is UTF-16; bring it to UTF-8 first (iconv -f UTF-16 -t UTF-8)";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         }
         let bom = if head.starts_with(BOM) { BOM.len() } else { 0 };
         let start = bom + lines_end(&head[bom..], skipped).unwrap_or(head.len() - bom);
