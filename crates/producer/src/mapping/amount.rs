@@ -5,7 +5,7 @@ use super::notation::Notation;
 use super::row::{Header, Row};
 use super::usage;
 use anyhow::Result;
-use caudal_core::money::{Amount, AmountError, MAX_SCALE};
+use caudal_core::money::{Amount, AmountError, Currency, MAX_SCALE};
 use caudal_core::reject::{Reason, Rejection};
 
 /// An amount bound to the columns of an input.
@@ -14,6 +14,7 @@ pub struct BoundAmount {
     origin: Origin,
     notation: Notation,
     implied_decimals: u8,
+    minor_units: bool,
     sign: Option<BoundSign>,
     negate: bool,
     scale: Option<u8>,
@@ -53,6 +54,9 @@ pub fn check(spec: &AmountSpec) -> Result<()> {
             return Err(usage(message));
         }
     }
+    if spec.minor_units && spec.implied_decimals.is_some() {
+        return Err(usage("[amount]: implied_decimals or minor_units, not both".into()));
+    }
     if let Some(sign) = &spec.sign {
         if sign.positive.is_empty() && sign.negative.is_empty() {
             return Err(usage("[amount.sign]: positive or negative words are needed".into()));
@@ -86,6 +90,7 @@ impl BoundAmount {
         Ok(BoundAmount {
             origin,
             notation: Notation::of(spec)?,
+            minor_units: spec.minor_units,
             implied_decimals: spec.implied_decimals.unwrap_or(0),
             sign: sign.transpose()?,
             negate: spec.negate,
@@ -99,17 +104,20 @@ impl BoundAmount {
         self.scale.is_some()
     }
 
-    /// The exact amount of a row.
+    /// The exact amount of a row, in that currency where its code is known.
     ///
     /// # Errors
     /// A rejection that names the column: missing, not a number, out of range, finer than the
     /// declared scale, or without a known sign.
-    pub fn read(&self, row: &Row<'_>) -> Result<Amount, Rejection> {
+    pub fn read(&self, row: &Row<'_>, currency: Option<Currency>) -> Result<Amount, Rejection> {
         let mut exact = match &self.origin {
             Origin::Product(factors) => self.product(row, factors)?,
             Origin::Either { positive, negative } => self.either(row, positive, negative)?,
         };
-        exact.scale += self.implied_decimals;
+        exact.scale += match (self.minor_units, currency) {
+            (true, Some(currency)) => currency.exponent(),
+            _ => self.implied_decimals,
+        };
         let turned = match &self.sign {
             Some(sign) => sign.is_negative(row)?,
             None => false,

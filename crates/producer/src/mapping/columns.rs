@@ -147,9 +147,11 @@ impl ColumnMapper {
             return Ok(Mapped::Skipped(rule));
         }
         let ordinal = self.id.count(row);
-        let amount = self.amount.read(row)?;
-        let currency = required("currency", self.currency.read(row))?;
-        let money = Currency::parse(&currency).map(|known| (known, amount));
+        let code = self.currency.read(row);
+        let known = Currency::parse(&code);
+        let amount = self.amount.read(row, known)?;
+        let currency = required("currency", code)?;
+        let money = known.map(|known| (known, amount));
         let finish = || {
             let (country, foreign) = self.country(row);
             let transaction = Transaction {

@@ -314,6 +314,9 @@ pub struct AmountSpec {
     pub negative_marks: Vec<String>,
     /// The number counts units of 10 to the power of minus this: 2 for cents.
     pub implied_decimals: Option<u8>,
+    /// When true, the number counts the currency's minor unit by ISO 4217: cents, but whole yen.
+    #[serde(default)]
+    pub minor_units: bool,
     /// A column whose words say the sign.
     pub sign: Option<SignSpec>,
     /// Whether the sign is turned round at the end.
