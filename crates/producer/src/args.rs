@@ -87,3 +87,14 @@ pub struct ProducerArgs {
     #[command(flatten)]
     pub cards: CardArgs,
 }
+
+impl ProducerArgs {
+    /// What the environment says, and the defaults, for a source that is none of the command
+    /// line's.
+    ///
+    /// # Errors
+    /// When a variable of the environment cannot be used.
+    pub fn by_default() -> Result<ProducerArgs, clap::Error> {
+        Ok(Cli::try_parse_from(["caudal-producer", "--generate", "0"])?.producer)
+    }
+}

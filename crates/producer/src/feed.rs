@@ -12,6 +12,7 @@ use crate::source::envelope::Envelope;
 use crate::source::generated::GeneratedSource;
 use crate::source::inputs::{self, Input, Opened};
 use crate::source::lines::Lines;
+use crate::source::own::{OwnRecord, OwnSource};
 use anyhow::{Context as _, Result};
 use caudal_core::outbox::OutRecord;
 use follow::Follow;
@@ -27,7 +28,6 @@ const CHUNKS: usize = 16;
 const PACE_STEP: Duration = Duration::from_millis(2);
 
 /// What to read.
-#[derive(Debug, Clone)]
 pub enum Origin {
     /// Files and standard input, in this order.
     Files {
@@ -45,6 +45,8 @@ pub enum Origin {
     },
     /// The generator.
     Generator(Recipe),
+    /// A source of somebody else's.
+    Own(Box<dyn Iterator<Item = Result<OwnRecord>> + Send>),
 }
 
 /// What the reader tells.
@@ -151,6 +153,10 @@ impl Reader {
             Origin::Followed { mapping, follow } => self.follow(&mapping, &follow),
             Origin::Generator(recipe) => {
                 let source = GeneratedSource::start(recipe, self.envelope.clone(), &self.source);
+                self.read(source, self.chunk_records)
+            }
+            Origin::Own(records) => {
+                let source = OwnSource::start(records, self.envelope.clone(), &self.source);
                 self.read(source, self.chunk_records)
             }
         };

@@ -12,6 +12,7 @@ use crate::progress::{Progress, Tally};
 use crate::report::Report;
 use crate::schemas;
 use crate::source::envelope::Envelope;
+use crate::source::own::OwnRecord;
 use crate::source::{generated, inputs};
 use crate::trial::{self, Bounds};
 use anyhow::{Result, anyhow};
@@ -111,8 +112,36 @@ pub fn run(
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> Result<Summary> {
+    run_origin(args, plan(args, shutdown)?, kafka, metrics, readiness, shutdown)
+}
+
+/// Sends the records of a source of your own, those that no earlier run has sent, until it ends or
+/// SIGTERM comes. It must give the same records in the same order at every start; `name` keeps its
+/// progress. Topic, batches and card key are those of the command line's defaults and environment.
+///
+/// # Errors
+/// As [`run`]; what the source says too.
+pub fn run_own(
+    name: &str,
+    records: impl Iterator<Item = Result<OwnRecord>> + Send + 'static,
+    kafka: &Kafka,
+) -> Result<Summary> {
+    check_source(name)?;
+    let args = ProducerArgs::by_default().map_err(|e| Usage(e.to_string()))?;
+    let origin = (name.to_owned(), Origin::Own(Box::new(records)));
+    let (metrics, readiness) = (Metrics::new()?, Readiness::starting());
+    run_origin(&args, origin, kafka, &metrics, &readiness, &Shutdown::listen()?)
+}
+
+fn run_origin(
+    args: &ProducerArgs,
+    (source, mut origin): (String, Origin),
+    kafka: &Kafka,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> Result<Summary> {
     let mut report = Report::start();
-    let (source, mut origin) = plan(args, shutdown)?;
     let cards = Cards::load(&args.cards)?;
     let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
         .partitions(&args.topic)?;
