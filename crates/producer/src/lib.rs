@@ -4,6 +4,7 @@
 pub mod args;
 pub mod cards;
 pub mod commit;
+pub mod failpoint;
 pub mod feed;
 pub mod generate;
 pub mod infer;

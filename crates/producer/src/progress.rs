@@ -110,6 +110,12 @@ impl Standing {
         Ok(())
     }
 
+    /// Lines of all files that became records.
+    #[must_use]
+    pub fn total_lines(&self) -> u64 {
+        self.0.values().map(|progress| progress.lines).sum()
+    }
+
     /// How far a file was committed.
     #[must_use]
     pub fn of(&self, file: &str) -> Option<&Progress> {
