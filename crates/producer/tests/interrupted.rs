@@ -30,7 +30,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 fn moments() -> u64 {
-    setting("CAUDAL_MOMENTS", 4)
+    setting("CAUDAL_MOMENTS", 3)
 }
 
 fn dice() -> Dice {
@@ -92,11 +92,17 @@ fn start(bench: &Bench, input: &str, more: &[&str]) -> Child {
     bench.start("card-dump.toml", input, &[&PACED, more].concat())
 }
 
-/// Lets it run for a while, and then kills it, or freezes it first: for a moment, or until its
-/// successor has taken over. A frozen one that wakes up then must end as a fenced one.
-fn interrupt(bench: &Bench, mut child: Child, dice: &mut Dice, restart: impl FnOnce() -> Child) {
-    // A start takes about a second; before it there is nothing to interrupt.
-    sleep(Duration::from_millis(u64::try_from(dice.between(900, 2_400)).unwrap()));
+fn lines_sent(bench: &Bench) -> u64 {
+    standing(&bench.kafka(), &bench.name).unwrap().total_lines()
+}
+
+/// Lets it send something and then kills it within a second, or freezes it first: for a moment, or
+/// until its successor has taken over. A frozen one that wakes up then must end as a fenced one.
+fn interrupt(bench: &Bench, start: &dyn Fn() -> Child, dice: &mut Dice) {
+    let before = lines_sent(bench);
+    let mut child = start();
+    wait_until("it sends", || lines_sent(bench) > before);
+    sleep(Duration::from_millis(dice.below(700)));
     assert!(child.try_wait().unwrap().is_none(), "it ended before it was interrupted");
     match dice.below(4) {
         0 => {
@@ -108,16 +114,15 @@ fn interrupt(bench: &Bench, mut child: Child, dice: &mut Dice, restart: impl FnO
         }
         1 => {
             signal(&child, "STOP");
-            let mut successor = restart();
-            let source = bench.name.as_str();
-            let lines = || standing(&bench.kafka(), source).unwrap();
-            let before = lines().total_lines();
-            wait_until("the successor sends", || lines().total_lines() > before);
+            let before = lines_sent(bench);
+            let mut successor = start();
+            wait_until("the successor sends", || lines_sent(bench) > before);
             signal(&child, "CONT");
             wait_until("the zombie ends", || child.try_wait().unwrap().is_some());
-            assert_eq!(child.wait().unwrap().code(), Some(1));
+            assert_eq!(child.wait().unwrap().code(), Some(1), "a zombie must be fenced");
             successor.kill().unwrap();
             successor.wait().unwrap();
+            println!("a zombie woke up");
             return;
         }
         _ => child.kill().unwrap(),
@@ -144,12 +149,10 @@ fn files_arrive_whole_however_often_it_is_interrupted() {
     }
     let input = bench.folder.display().to_string();
     for moment in 1..=moments() {
-        let child = start(&bench, &input, &[]);
-        interrupt(&bench, child, &mut dice, || start(&bench, &input, &[]));
-        let done = standing(&bench.kafka(), &bench.name).unwrap().total_lines();
-        println!("moment {moment}: {done} of {lines} lines");
+        interrupt(&bench, &|| start(&bench, &input, &[]), &mut dice);
+        println!("moment {moment}: {} of {lines} lines", lines_sent(&bench));
     }
-    let failpoints = moments().div_ceil(2);
+    let failpoints = moments().div_ceil(4);
     for number in 1..=failpoints {
         for side in ["before", "after"] {
             let variables = bench.variables.clone();
@@ -168,12 +171,12 @@ fn files_that_come_and_grow_arrive_whole_however_often_it_is_interrupted() {
     let Some(bench) = Bench::set_up("followed") else { return };
     let mut dice = dice();
     let mut totals = Totals::default();
-    let lines = 2_000 * moments();
+    let lines = 4_000 * moments();
     let growing = write(&bench.folder, "", (lines, 5), &mut totals);
     let names: Vec<String> = (0..moments()).map(|n| format!("new-{n}.csv")).collect();
     let mut waiting: Vec<(String, Vec<u8>)> = Vec::new();
     for (seed, name) in (10..).zip(&names) {
-        waiting.push((name.clone(), write(&bench.folder, "", (3_000, seed), &mut totals)));
+        waiting.push((name.clone(), write(&bench.folder, "", (6_000, seed), &mut totals)));
     }
     let input = bench.folder.display().to_string();
     let follow = ["--follow", "--settle-ms", "2500"];
@@ -181,12 +184,10 @@ fn files_that_come_and_grow_arrive_whole_however_often_it_is_interrupted() {
     scope(|scope| {
         scope.spawn(|| write_slowly(&bench.folder, &growing, waiting, &written));
         for moment in 1..=moments() {
-            let child = start(&bench, &input, &follow);
-            interrupt(&bench, child, &mut dice, || start(&bench, &input, &follow));
-            let done = standing(&bench.kafka(), &bench.name).unwrap().total_lines();
-            println!("moment {moment}: {done} lines of files that come and grow");
+            interrupt(&bench, &|| start(&bench, &input, &follow), &mut dice);
+            println!("moment {moment}: {} lines of files that come and grow", lines_sent(&bench));
         }
-        let mut last = start(&bench, &input, &follow);
+        let mut last = bench.start("card-dump.toml", &input, &follow);
         wait_until("all is written", || written.load(Ordering::SeqCst));
         let mut all = names.clone();
         all.push("growing.csv".into());

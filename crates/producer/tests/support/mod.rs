@@ -63,7 +63,7 @@ impl Bench {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         Command::new(env!("CARGO_BIN_EXE_caudal-producer"))
             .args(["--bootstrap-servers", &self.bootstrap, "--metrics-listen", "off"])
-            .args(["--topic", &self.name, "--source", &self.name, "--log", "warn,librdkafka=off"])
+            .args(["--topic", &self.name, "--source", &self.name, "--log", "error,librdkafka=off"])
             .arg("--mapping")
             .arg(root.join("config/sources").join(mapping))
             .args(["--input", input])
