@@ -92,16 +92,25 @@ fn start(bench: &Bench, input: &str, more: &[&str]) -> Child {
     bench.start("card-dump.toml", input, &[&PACED, more].concat())
 }
 
-fn lines_sent(bench: &Bench) -> u64 {
-    standing(&bench.kafka(), &bench.name).unwrap().total_lines()
+/// Waits until a producer that was just started has committed something; the lines so far. Whatever
+/// its predecessor left open is ended by it: only then can the progress be read to its end.
+fn wait_until_it_sends(bench: &Bench) -> u64 {
+    let lines = || standing(&bench.kafka(), &bench.name).unwrap().total_lines();
+    let before = lines();
+    let mut now = before;
+    wait_until("it sends", || {
+        now = lines();
+        now > before
+    });
+    now
 }
 
 /// Lets it send something and then kills it within a second, or freezes it first: for a moment, or
 /// until its successor has taken over. A frozen one that wakes up then must end as a fenced one.
-fn interrupt(bench: &Bench, start: &dyn Fn() -> Child, dice: &mut Dice) {
-    let before = lines_sent(bench);
+/// Gives the lines that were sent before.
+fn interrupt(bench: &Bench, start: &dyn Fn() -> Child, dice: &mut Dice) -> u64 {
     let mut child = start();
-    wait_until("it sends", || lines_sent(bench) > before);
+    let before = wait_until_it_sends(bench);
     sleep(Duration::from_millis(dice.below(700)));
     assert!(child.try_wait().unwrap().is_none(), "it ended before it was interrupted");
     match dice.below(4) {
@@ -114,20 +123,20 @@ fn interrupt(bench: &Bench, start: &dyn Fn() -> Child, dice: &mut Dice) {
         }
         1 => {
             signal(&child, "STOP");
-            let before = lines_sent(bench);
             let mut successor = start();
-            wait_until("the successor sends", || lines_sent(bench) > before);
+            wait_until_it_sends(bench);
             signal(&child, "CONT");
             wait_until("the zombie ends", || child.try_wait().unwrap().is_some());
             assert_eq!(child.wait().unwrap().code(), Some(1), "a zombie must be fenced");
             successor.kill().unwrap();
             successor.wait().unwrap();
             println!("a zombie woke up");
-            return;
+            return before;
         }
         _ => child.kill().unwrap(),
     }
     child.wait().unwrap();
+    before
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
@@ -149,8 +158,8 @@ fn files_arrive_whole_however_often_it_is_interrupted() {
     }
     let input = bench.folder.display().to_string();
     for moment in 1..=moments() {
-        interrupt(&bench, &|| start(&bench, &input, &[]), &mut dice);
-        println!("moment {moment}: {} of {lines} lines", lines_sent(&bench));
+        let sent = interrupt(&bench, &|| start(&bench, &input, &[]), &mut dice);
+        println!("moment {moment}: after {sent} of {lines} lines");
     }
     let failpoints = moments().div_ceil(4);
     for number in 1..=failpoints {
@@ -184,8 +193,8 @@ fn files_that_come_and_grow_arrive_whole_however_often_it_is_interrupted() {
     scope(|scope| {
         scope.spawn(|| write_slowly(&bench.folder, &growing, waiting, &written));
         for moment in 1..=moments() {
-            interrupt(&bench, &|| start(&bench, &input, &follow), &mut dice);
-            println!("moment {moment}: {} lines of files that come and grow", lines_sent(&bench));
+            let sent = interrupt(&bench, &|| start(&bench, &input, &follow), &mut dice);
+            println!("moment {moment}: after {sent} lines of files that come and grow");
         }
         let mut last = bench.start("card-dump.toml", &input, &follow);
         wait_until("all is written", || written.load(Ordering::SeqCst));
