@@ -13,6 +13,11 @@ use caudal_core::validate::{MAX_ID, MAX_TEXT};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+/// An id of so many characters is hardly one of its own in the whole world.
+const SHORT_ID: usize = 12;
+/// Longest name of the file before it.
+const STEM: usize = 40;
+
 /// Writes the draft.
 pub(super) fn write(file: &str, sample: &Sample, profiles: &[Profile]) -> String {
     let mut draft = Draft { profiles, taken: BTreeSet::new(), out: String::new() };
@@ -25,7 +30,7 @@ pub(super) fn write(file: &str, sample: &Sample, profiles: &[Profile]) -> String
     let merchant = draft.text("merchant_id", MERCHANT, None);
     let country = draft.country();
     let description = draft.text("description", DESCRIPTION, None);
-    let id = draft.id();
+    let id = draft.id(file);
     let merchant = merchant.or_else(|| description.clone()).unwrap_or_else(|| {
         "constant = \"unknown\"  # guessed: no column looks like a merchant\n".to_owned()
     });
@@ -59,7 +64,7 @@ fn quoted(text: &str) -> String {
 fn stem(file: &str) -> String {
     let stem = file.split('.').next().unwrap_or_default();
     let fits = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' };
-    let stem: String = stem.chars().map(fits).take(60).collect();
+    let stem: String = stem.chars().map(fits).take(STEM).collect();
     if stem.is_empty() { "file".to_owned() } else { stem.to_lowercase() }
 }
 
@@ -330,11 +335,18 @@ impl<'a> Draft<'a> {
         Some(out)
     }
 
-    fn id(&mut self) -> String {
+    fn id(&mut self, file: &str) -> String {
         let fits = |p: &Profile| p.unique && p.longest <= MAX_ID && p.times.is_empty();
         let number = |p: &Profile| p.unique && p.number.as_ref().is_some_and(|n| n.places == 0);
         if let Some(at) = self.best(ID, |p| fits(p) || number(p)) {
-            return format!("column = {}\n", quoted(&self.take(at).name));
+            let column = self.take(at);
+            let mut out = format!("column = {}\n", quoted(&column.name));
+            if column.longest <= SHORT_ID {
+                let prefix = quoted(&format!("{}-", stem(file)));
+                writeln!(out, "prefix = {prefix}  # guessed: other sources may have such ids too")
+                    .ok();
+            }
+            return out;
         }
         // An id is sent as it is, and a plain hash of a card number can be undone by trying.
         let all = self.taken.iter().map(|at| &self.profiles[*at]);

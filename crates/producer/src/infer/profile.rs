@@ -118,7 +118,8 @@ fn is_time(format: &'static str, values: &[&str]) -> bool {
 
 /// Whether so many of all leave few out: a wrong value here and there makes no other column.
 fn are_most(some: usize, all: usize) -> bool {
-    some > 0 && some * 100 >= all * 95
+    let wrong = all - some;
+    some > 0 && (wrong * 20 <= all || (wrong == 1 && some > 1))
 }
 
 /// `12:34`, `12:34:56`.
