@@ -176,7 +176,7 @@ impl FileTrial {
         if group.examples.len() < examples {
             let text = String::from_utf8_lossy(&outcome.raw.raw);
             let text = mask_card_numbers(&text).chars().take(EXCERPT).collect();
-            group.examples.push(Example { place: outcome.place.clone(), message, text });
+            group.examples.push(Example { place: outcome.place(), message, text });
         }
     }
 

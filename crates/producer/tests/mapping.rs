@@ -179,6 +179,58 @@ fn a_mapping_says_what_is_wrong_with_it() {
     assert!(missing.contains("InvoiceNo, Precio"), "{missing}");
 }
 
+#[test]
+fn what_is_wrong_is_said_with_its_line() {
+    let council = include_str!("../../../config/sources/council-purchases.toml");
+    let log = include_str!("../../../config/sources/event-log.toml");
+    // What is put in the place of what, and what the error must say.
+    let cases: [(&str, &str, &str, &[&str]); 16] = [
+        (council, "thousands = \",\"\nsymbols", "thousand = \",\"\nsymbols", &["thousand", "line"]),
+        (council, "thousands = \",\"\nsymbols", "thousands = 3\nsymbols", &["integer `3`", "line"]),
+        (council, "delimiter = \"auto\"", "delimiter = \"||\"", &["\"||\"", "line 8"]),
+        (council, "encoding = \"auto\"", "encoding = \"latin-9\"", &["latin-9", "windows-1252"]),
+        (
+            council,
+            "decimal = \",\"",
+            "decimal = \".\"",
+            &["both decimal", "purchases-2025-02.csv", "line 12"],
+        ),
+        (council, "[columns.Date]", "[columns.Data]", &["[columns.\"Data\"]", "line 17"]),
+        (council, "blank = true", "blank = true\ncolumn = \"Date\"", &["[[skip]]", "line"]),
+        (council, "blank = true", "column = \"Date\"", &["exactly one of prefix", "line"]),
+        (council, "by_sign = true", "by_sign = true\ncolumn = \"Date\"", &["[kind]", "line"]),
+        (council, "\"%d-%b-%y\"]", "\"day\"]", &["\"day\"", "strptime", "line"]),
+        (council, "time_of_day = \"12:00:00\"", "time_of_day = \"noon\"", &["noon", "line"]),
+        (council, "if_empty = \"council\"", "constant = \"x\"", &["[account_id]", "exactly one"]),
+        (
+            council,
+            "other_columns = \"attributes\"",
+            "other_columns = \"keep\"",
+            &["keep", "line 5"],
+        ),
+        (
+            log,
+            "minor_units = true",
+            "minor_units = true\nimplied_decimals = 2",
+            &["not both", "line"],
+        ),
+        (
+            log,
+            "negative = [\"payment.refunded\"]",
+            "negative = [\"payment.captured\"]",
+            &["both lists"],
+        ),
+        (log, "[currency]", "[csv]\ndelimiter = \";\"\n[currency]", &["[csv]", "[json] instead"]),
+    ];
+    for (mapping, from, to, said) in cases {
+        assert!(mapping.contains(from), "{from}");
+        let error = Mapping::parse(&mapping.replacen(from, to, 1)).unwrap_err();
+        assert!(error.is::<Usage>());
+        let text = format!("{error:#}");
+        assert!(said.iter().all(|part| text.contains(part)), "{to}: {text}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     /// The product of two decimals, by whole numbers of 10⁻⁶.

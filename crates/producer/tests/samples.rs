@@ -64,7 +64,7 @@ fn every_sample_loads_with_its_exact_totals() {
                         Ok(t) => (Some(t.transaction_id.to_string()), envelope.transaction(t)),
                         Err(rejection) => {
                             let raw = &outcome.raw.raw;
-                            (None, envelope.unmappable(raw, &outcome.place, rejection))
+                            (None, envelope.unmappable(raw, &outcome.place(), rejection))
                         }
                     })
                     .unwrap()

@@ -57,10 +57,18 @@ enum Binding {
 pub struct Outcome<'r> {
     /// The record.
     pub raw: &'r RawRecord,
-    /// `<file>:<line>`.
-    pub place: String,
+    /// The file's name.
+    pub file: &'r str,
     /// The transaction, or why there is none.
     pub result: Result<Transaction<'r>, Rejection>,
+}
+
+impl Outcome<'_> {
+    /// `<file>:<line>`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.file, self.raw.line)
+    }
 }
 
 impl<R: BufRead> Lines<R> {
@@ -214,7 +222,6 @@ impl<R: BufRead> Lines<R> {
             if !self.read()? {
                 return Ok(None);
             }
-            let place = format!("{}:{}", self.file, self.raw.line);
             let at = LineAt { source: &self.coordinates, file: &self.file, line: self.raw.line };
             let (sums, money, result) = match map(&self.shape, &mut self.binding, &self.raw, at) {
                 Ok(Mapped::Skipped(_)) => {
@@ -231,10 +238,12 @@ impl<R: BufRead> Lines<R> {
                 }
             };
             if let Some((currency, amount)) = money {
-                sums.add(currency, amount)
-                    .map_err(|e: SumOverflow| Halt(format!("input {place}: {e}")))?;
+                sums.add(currency, amount).map_err(|e: SumOverflow| {
+                    Halt(format!("input {}:{}: {e}", self.file, self.raw.line))
+                })?;
             }
-            return Ok(Some(make(&self.envelope, Outcome { raw: &self.raw, place, result })));
+            let outcome = Outcome { raw: &self.raw, file: &self.file, result };
+            return Ok(Some(make(&self.envelope, outcome)));
         }
     }
 }
@@ -277,21 +286,21 @@ impl<R: BufRead> Source for Lines<R> {
     fn next_record(&mut self) -> Result<Option<OutRecord>> {
         let examples = self.tally.unmappable < EXAMPLES;
         self.next_line(|envelope, outcome| {
-            let Outcome { raw, place, result } = outcome;
-            let rejection = match result {
-                Ok(transaction) => return envelope.transaction(&transaction),
-                Err(rejection) => rejection,
+            let (raw, rejection) = match &outcome.result {
+                Ok(transaction) => return envelope.transaction(transaction),
+                Err(rejection) => (outcome.raw, rejection),
             };
+            let place = outcome.place();
             if examples {
-                let (reason, why) = (rejection.reason, clear_message(&rejection));
+                let (reason, why) = (rejection.reason, clear_message(rejection));
                 tracing::warn!("{place} cannot be mapped ({reason}: {why}); sent as it is");
             }
             match raw.digest {
                 Some(digest) => {
                     let whole = hex(&digest);
-                    envelope.too_large(&raw.raw, &place, &rejection, (whole.as_str(), raw.size))
+                    envelope.too_large(&raw.raw, &place, rejection, (whole.as_str(), raw.size))
                 }
-                None => envelope.unmappable(&raw.raw, &place, &rejection),
+                None => envelope.unmappable(&raw.raw, &place, rejection),
             }
         })
     }
