@@ -193,6 +193,79 @@ fn folders_and_globs_are_found_and_equal_names_refused() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+#[test]
+fn odd_files_are_read_or_refused_with_a_word() {
+    let mapping = Mapping::parse(SHOP).unwrap();
+    let start = |data: &'static [u8]| {
+        let meter = Meter::default();
+        Lines::start(&mapping, envelope(), ("shop", "f.csv"), Cursor::new(data), meter, false)
+    };
+    // Nothing, a mark alone, and a header alone have no lines.
+    let header: &'static [u8] = HEADER.as_bytes();
+    for data in [b"", b"\xef\xbb\xbf".as_slice(), header, &header[..header.len() - 1]] {
+        let mut source = start(data).unwrap();
+        assert!(all(&mut source).is_empty());
+        assert!(source.progress().done);
+    }
+    let utf16 = start(b"\xff\xfeI\0n\0v\0").err().unwrap();
+    assert!(format!("{utf16:#}").contains("iconv"), "{utf16:#}");
+    // A file without a header whose first line has a card: the error does not show it.
+    let card = start(b"4111111111111111,x\n").err().unwrap();
+    assert!(format!("{card:#}").contains("************1111"), "{card:#}");
+    // NUL is no text for PostgreSQL; in a column that nothing takes it does no harm.
+    let nul = format!("{HEADER}{}", GOOD.replace(",d,", ",\0,"));
+    let found = all(&mut lines(SHOP, nul.as_bytes(), 50));
+    assert_eq!(reason(&found[0].0), Some("malformed"));
+    // Nineteen digits and a line end within quotes stay as they are.
+    let long = "1,9223372036854775807,\"a\nb\",2,2011-07-01 12:00:00,1.5,1.0,EIRE\n";
+    let data = format!("{HEADER}{long}");
+    let found = all(&mut lines(SHOP, data.as_bytes(), 7));
+    let (_, body) = avro::unframe(found[0].0.value.as_deref().unwrap()).unwrap();
+    let t = avro::read_transaction(&mut Reader::new(body)).unwrap();
+    assert_eq!(
+        (t.merchant_id.as_ref(), t.description.as_deref()),
+        ("9223372036854775807", Some("a\nb"))
+    );
+}
+
+#[test]
+fn a_last_line_without_a_line_end_may_be_followed_and_not_go_on() {
+    let old = format!("{HEADER}{GOOD}{}", GOOD.trim_end());
+    let mut source = lines(SHOP, old.as_bytes(), 50);
+    all(&mut source);
+    let committed = source.progress();
+    assert_eq!((committed.lines, committed.byte), (2, old.len() as u64));
+    for more in ["\n", "\r\n", "\n\n"] {
+        let grown = format!("{old}{more}{GOOD}");
+        let mut source = lines(SHOP, grown.as_bytes(), 50);
+        source.skip_to(&committed).unwrap();
+        let found = all(&mut source);
+        assert_eq!((found.len(), source.progress().lines), (1, 3));
+        assert_eq!(source.progress().prefix_sha256, {
+            caudal_producer::source::records::hex(&Sha256::digest(grown.as_bytes()))
+        });
+    }
+    let mut source = lines(SHOP, b"", 50);
+    assert!(source.skip_to(&committed).unwrap_err().is::<Halt>());
+    let longer = format!("{old} AND MORE\n{GOOD}");
+    let mut source = lines(SHOP, longer.as_bytes(), 50);
+    source.skip_to(&committed).unwrap();
+    assert!(source.next_record().unwrap_err().is::<Halt>());
+}
+
+#[test]
+fn inputs_that_overlap_are_read_once() {
+    use caudal_producer::mapping::file::Format;
+    let folder = std::env::temp_dir().join(format!("caudal-overlap-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("in")).unwrap();
+    std::fs::write(folder.join("in/a.csv"), "").unwrap();
+    let at = |path: &str| folder.join(path).to_str().unwrap().to_owned();
+    let overlap = [at("in"), at("in/../in/*.csv"), at("in/a.csv"), at("./in/a.csv")];
+    let found = inputs::expand(&overlap, Format::Csv).unwrap();
+    assert_eq!(found.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["a.csv"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
     /// Whatever was committed last: what comes after it is what would have come anyway.

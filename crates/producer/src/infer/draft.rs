@@ -8,13 +8,15 @@ use super::words::{
 };
 use crate::mapping::file::{Encoding, Format};
 use crate::mapping::written::Delimiter;
-use caudal_core::money::Currency;
+use caudal_core::money::{Currency, MAX_SCALE};
 use caudal_core::validate::{MAX_ID, MAX_TEXT};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// An id of so many characters is hardly one of its own in the whole world.
 const SHORT_ID: usize = 12;
+/// So many columns together tell lines apart; of more, those that a field takes.
+const TELLING: usize = 12;
 /// Longest name of the file before it.
 const STEM: usize = 40;
 
@@ -222,7 +224,9 @@ impl<'a> Draft<'a> {
             let (quantity, price) = (self.take(quantity), self.take(price));
             let names = [&quantity.name, &price.name].map(|n| quoted(n));
             let body = format!("product = [{}]\n", names.join(", "));
-            return self.amount_table(body, price.number.clone());
+            let places = quantity.number.as_ref().map_or(0, |n| n.places);
+            let number = price.number.clone().map(|n| Number { places: n.places + places, ..n });
+            return self.amount_table(body, number);
         }
         let any = |p: &Profile| p.number.as_ref().is_some_and(|n| n.places > 0);
         let free = |at: &usize| !self.taken.contains(at);
@@ -253,14 +257,9 @@ impl<'a> Draft<'a> {
             let symbols: Vec<String> = known.symbols.iter().map(|s| quoted(s)).collect();
             writeln!(body, "symbols = [{}]", symbols.join(", ")).ok();
         }
-        let product = body.starts_with("product");
-        if known.places > 2 || product {
-            writeln!(
-                body,
-                "scale = {}  # guessed: finer than most currencies",
-                known.places.max(2)
-            )
-            .ok();
+        if known.places > 2 {
+            let why = "most decimals of the sample; nothing is rounded";
+            writeln!(body, "scale = {}  # guessed: {why}", known.places.min(MAX_SCALE)).ok();
         }
         if !known.negatives
             && let Some((at, out, into)) = self.sign()
@@ -349,7 +348,9 @@ impl<'a> Draft<'a> {
             return out;
         }
         // An id is sent as it is, and a plain hash of a card number can be undone by trying.
-        let all = self.taken.iter().map(|at| &self.profiles[*at]);
+        let few = self.profiles.len() <= TELLING;
+        let all = (0..self.profiles.len()).filter(|at| few || self.taken.contains(at));
+        let all = all.map(|at| &self.profiles[at]);
         let names: Vec<String> = all.filter(|p| !p.cards).map(|p| quoted(&p.name)).collect();
         if names.is_empty() {
             return "file_and_line = true  # guessed: no column tells lines apart\n".into();

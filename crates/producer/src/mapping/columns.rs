@@ -57,7 +57,7 @@ pub struct ColumnMapper {
     description: Option<BoundText>,
     attributes: Vec<(String, BoundText)>,
     /// Columns that nothing names, where they become attributes.
-    others: Vec<(usize, String)>,
+    others: Columns,
     /// The same, where they become nothing.
     dropped: Vec<String>,
 }
@@ -213,8 +213,11 @@ impl ColumnMapper {
     }
 }
 
+/// Positions and names of columns.
+type Columns = Vec<(usize, String)>;
+
 /// Columns that nothing names: those that become attributes, or the names of those that do not.
-fn unnamed(fields: &Fields, header: &Header) -> Result<(Vec<(usize, String)>, Vec<String>)> {
+fn unnamed(fields: &Fields, header: &Header) -> Result<(Columns, Vec<String>)> {
     let taken = fields.named().into_iter().map(|name| header.find(name));
     let taken: Vec<usize> = taken.collect::<Result<_>>()?;
     let all = header.names().iter().cloned().enumerate();
@@ -225,7 +228,7 @@ fn unnamed(fields: &Fields, header: &Header) -> Result<(Vec<(usize, String)>, Ve
     // A name that an attribute has already, or that came before, would come twice.
     let mut names: Vec<&str> = fields.attributes.keys().map(String::as_str).collect();
     names.push("country");
-    let mut kept: Vec<(usize, String)> = Vec::new();
+    let mut kept = Columns::new();
     for (at, name) in left {
         let is_new = !names.contains(&name.as_str()) && kept.iter().all(|(_, n)| *n != name);
         let name = if is_new { name } else { format!("{name} ({})", at + 1) };
