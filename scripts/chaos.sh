@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Kills services, brokers and the database in mid-work, ROUNDS times with new moments each (MOMENTS
-# for the producer over files); SEED repeats a round. Ends at the first round that loses or doubles anything, and prints its seed.
+# for the producer over files); SEED repeats a round. Ends at the first round that loses or doubles
+# anything, and prints its seed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/stack-for-tests.sh

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use caudal_producer::infer;
 use caudal_producer::mapping::Mapping;
 use caudal_producer::source::inputs;
-use caudal_producer::trial::{self, Bounds, FileTrial, Sample};
+use caudal_producer::trial::{self, Bounds, FileTrial, Sample, visible};
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -97,7 +97,7 @@ fn cells(sample: &Sample) -> Vec<String> {
     let attributes: Vec<String> =
         sample.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let short = |text: &str| {
-        let plain: String = text.escape_debug().collect();
+        let plain = visible(text);
         match plain.char_indices().nth(CELL) {
             Some((end, _)) => format!("{}…", &plain[..end]),
             None => plain,

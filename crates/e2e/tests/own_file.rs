@@ -31,6 +31,19 @@ fn the_readmes_statement_becomes_rows_by_a_drafted_mapping() -> Result<()> {
     ensure!(*counts.0 == 3 && *counts.1 == 1, "{check:#}");
     let shown = pipeline.caudal(&["source", "check", &mapping, &file])?;
     ensure!(shown.contains("extracto.csv:5") && shown.contains("1234.56"), "{shown}");
+    let code = |with: &str| -> Result<Option<i32>> {
+        let with = repository().join("config/sources").join(with);
+        let mut command = pipeline.command("caudal")?;
+        Ok(command.args(["source", "check"]).arg(with).arg(&file).output()?.status.code())
+    };
+    ensure!(
+        code("ndjson.toml")? == Some(1),
+        "nothing can be mapped, and check says that all is well"
+    );
+    ensure!(
+        code("transactions.toml")? == Some(2),
+        "columns are absent, and check says another thing"
+    );
     let arguments = ["--mapping", &mapping, "--input", &file];
     pipeline.run("caudal-producer", &[&arguments[..], &["--dry-run"]].concat(), LIMIT)?;
     for _ in 0..2 {

@@ -216,7 +216,7 @@ impl FileTrial {
             line(format!("{} × {}: {}", group.count, group.reason, group.what));
             for example in &group.examples {
                 line(format!("    {}: {}", example.place, example.message));
-                line(format!("        {}", example.text.escape_debug()));
+                line(format!("        {}", visible(&example.text)));
             }
         }
         out
@@ -238,6 +238,13 @@ fn sample(line: u64, t: &Transaction<'_>) -> Sample {
         description: masked(t.description.as_deref().unwrap_or_default()),
         attributes: t.attributes.iter().map(|(n, v)| (n.clone().into_owned(), masked(v))).collect(),
     }
+}
+
+/// A text with what cannot be seen, line ends and other control characters, as escapes.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    let seen = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+    text.chars().map(seen).collect()
 }
 
 /// A message with dots in the place of what it quotes of the line.

@@ -3,8 +3,8 @@
 use super::profile::{Number, Profile};
 use super::sample::Sample;
 use super::words::{
-    ACCOUNT, AMOUNT, COUNTRY, CREDIT, CURRENCY, DEBIT, DESCRIPTION, ID, MERCHANT, QUANTITY, SIGNS,
-    SYMBOLS, TIME, UNIT_PRICE, Words,
+    ACCOUNT, AMOUNT, COUNTRY, CREDIT, CURRENCY, DEBIT, DESCRIPTION, ID, MERCHANT, MINOR, QUANTITY,
+    SIGNS, SYMBOLS, TIME, UNIT_PRICE, Words,
 };
 use crate::mapping::file::{Encoding, Format};
 use crate::mapping::written::Delimiter;
@@ -215,7 +215,11 @@ impl<'a> Draft<'a> {
         }
         if let Some(at) = self.best(AMOUNT, |p| numeric(p) && p.says(UNIT_PRICE).is_none()) {
             let column = self.take(at);
-            let body = format!("column = {}\n", quoted(&column.name));
+            let mut body = format!("column = {}\n", quoted(&column.name));
+            let whole = column.number.as_ref().is_some_and(|n| n.places == 0);
+            if whole && column.says(MINOR).is_some() {
+                body += "minor_units = true  # guessed: cents, but whole yen\n";
+            }
             return self.amount_table(body, column.number.clone());
         }
         if let (Some(quantity), Some(price)) =
@@ -294,7 +298,9 @@ impl<'a> Draft<'a> {
         let codes = self.best(CURRENCY, |p| p.currencies);
         let any = || (0..self.profiles.len()).find(|at| self.profiles[*at].currencies);
         if let Some(at) = codes.or_else(any) {
-            return format!("column = {}\n", quoted(&self.take(at).name));
+            let column = self.take(at);
+            let case = if column.lower { "case = \"upper\"\n" } else { "" };
+            return format!("column = {}\n{case}", quoted(&column.name));
         }
         let symbols = number.map(|n| n.symbols.clone()).unwrap_or_default();
         let by_symbol = SYMBOLS.iter().find(|(symbol, _)| symbols.contains(symbol));

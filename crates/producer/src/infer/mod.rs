@@ -10,7 +10,7 @@ mod words;
 
 use crate::mapping::Mapping;
 use crate::source::inputs::Input;
-use crate::trial::{self, Bounds};
+use crate::trial::{self, Bounds, visible};
 use anyhow::{Context as _, Result};
 use caudal_service::exit::Usage;
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ pub fn draft(path: &Path) -> Result<String> {
         for group in trial.rejections.iter().take(5) {
             say(format!("  {} × {}: {}", group.count, group.reason, group.what));
             for example in &group.examples {
-                say(format!("    {}: {}", example.place, example.text.escape_debug()));
+                say(format!("    {}: {}", example.place, visible(&example.text)));
             }
         }
     }

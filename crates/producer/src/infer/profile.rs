@@ -32,7 +32,10 @@ pub(super) struct Profile {
     /// Whether every value is a time of day.
     pub(super) clock: bool,
     pub(super) number: Option<Number>,
+    /// Whether every value is a currency's code, in whatever case.
     pub(super) currencies: bool,
+    /// Whether no value has a letter in upper case.
+    pub(super) lower: bool,
     pub(super) countries: bool,
     /// Whether any value contains a card number.
     pub(super) cards: bool,
@@ -86,7 +89,8 @@ fn profile(name: &str, all: &[&str]) -> Profile {
         times: TIMES.iter().copied().filter(|format| is_time(format, &values)).collect(),
         clock: each(&is_clock),
         number: number(&values),
-        currencies: each(&|v| Currency::parse(v).is_some()),
+        currencies: each(&|v| Currency::parse(&v.to_uppercase()).is_some()),
+        lower: each(&|v| v.chars().all(|c| !c.is_uppercase())),
         countries: each(&is_country),
         cards: values.iter().any(|v| mask_card_numbers(v) != *v),
     }

@@ -12,6 +12,10 @@ pub(super) const ID: Words = &[
     "txid",
     "uuid",
     "event_id",
+    "event.id",
+    "transaction no",
+    "transaction number",
+    "trans no",
     "reference no",
     "transaction ref",
     "id operacion",
@@ -80,7 +84,11 @@ pub(super) const AMOUNT: Words = &[
     "sum",
     "price",
     "precio",
+    "cents",
+    "minor",
 ];
+/// Amounts that count the smallest unit of their currency.
+pub(super) const MINOR: Words = &["minor", "minor units", "cents", "céntimos", "pence"];
 pub(super) const DEBIT: Words =
     &["debit", "paid out", "money out", "withdrawal", "cargo", "adeudo", "soll", "débit"];
 pub(super) const CREDIT: Words =
