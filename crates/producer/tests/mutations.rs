@@ -77,14 +77,15 @@ fn apply(data: &mut Vec<u8>, (place, damage): &(f64, Damage)) {
 }
 
 /// Mappings of config/sources/ and the beginning of a file of each.
-fn whole_files() -> Vec<(String, String, Vec<u8>)> {
+fn whole_files(test: &str) -> Vec<(String, String, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/sources");
     let mapping = |name: &str| std::fs::read_to_string(root.join(format!("{name}.toml"))).unwrap();
     let mut all = Vec::new();
     let mut shop = Vec::new();
     lookalike::write_csv(40, 3, &mut shop).unwrap();
     all.push((mapping("online-retail"), "shop.csv".to_owned(), shop));
-    let folder = std::env::temp_dir().join(format!("caudal-mutations-{}", std::process::id()));
+    let unique = format!("caudal-mutations-{test}-{}", std::process::id());
+    let folder = std::env::temp_dir().join(unique);
     for sample in ALL {
         sample.write(60, 3, &folder).unwrap();
         for entry in std::fs::read_dir(&folder).unwrap() {
@@ -124,7 +125,7 @@ fn cases() -> u32 {
 
 #[test]
 fn whatever_is_damaged_nothing_is_lost() {
-    let files = whole_files();
+    let files = whole_files("damage");
     let config =
         ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() };
     let strategy = (
@@ -188,7 +189,7 @@ fn peak_memory() -> Option<u64> {
 fn memory_is_bounded_whatever_the_length_of_a_line() {
     const INPUT: usize = 48 << 20;
     const BOUND: u64 = 40 << 20;
-    let (mapping, name, head) = whole_files().swap_remove(0);
+    let (mapping, name, head) = whole_files("memory").swap_remove(0);
     let mapping = Mapping::parse(&mapping).unwrap();
     let header = head[..=head.iter().position(|b| *b == b'\n').unwrap()].to_vec();
     let before = peak_memory();
