@@ -36,6 +36,9 @@ test: install jars ## check, then every test on a real stack of its own; prints 
 chaos: install jars build ## Kill services, brokers and the database again and again (ROUNDS=3 SEED=…)
 	@scripts/chaos.sh
 
+fuzz: ## Damaged files of every shape through their mappings (CASES=20000)
+	@CAUDAL_CASES=$${CASES:-20000} $(CARGO) test --release --locked --workspace --test mutations -- --nocapture
+
 sim: ## Deterministic simulation of the engine, no broker (SEEDS=10000; SEED=n replays one)
 	@scripts/sim.sh
 

@@ -14,7 +14,7 @@ step() {
 
 step format cargo fmt --all --check
 step clippy cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
-step "unit tests" cargo test --release --locked --workspace --quiet --lib --bins --test golden --test golden_aggregates --test golden_docs --test golden_sql --test golden_wrong --test shape --test mapping --test lines --test generator --test http_body
+step "unit tests" cargo test --release --locked --workspace --quiet --lib --bins --test golden --test golden_aggregates --test golden_docs --test golden_sql --test golden_wrong --test shape --test mapping --test mapping_docs --test lines --test samples --test follow --test mutations --test generator --test http_body
 if command -v cargo-deny >/dev/null; then
   step licences cargo deny check bans licenses sources
 else

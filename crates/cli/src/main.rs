@@ -6,6 +6,7 @@ mod drained;
 mod queries;
 mod scrape;
 mod services;
+mod source;
 mod sql;
 mod topics;
 mod verify;
@@ -51,6 +52,9 @@ enum Command {
     /// Continuous queries: check, list, explain and test a file of SQL
     #[command(subcommand)]
     Queries(queries::QueriesCommand),
+    /// Mapping files: try one on a file, or draft one from a sample
+    #[command(subcommand)]
+    Source(source::SourceCommand),
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
     /// The balance sheet: money and counts of every hop, read from topics and tables
@@ -67,6 +71,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Reset { .. } => demo::reset_stack().await,
         Command::Drained { patience } => drained::run(patience).await,
         Command::Queries(command) => queries::run(&command),
+        Command::Source(command) => source::run(&command),
         Command::Sql(args) => sql::run(&args).await,
         Command::Verify(args) => verify::run(&args).await,
     }

@@ -23,6 +23,10 @@ pub const ORIGINAL_TIMESTAMP: &str = "caudal.timestamp";
 pub const LINE: &str = "caudal.line";
 /// On a dead letter too large to carry whole: SHA-256 of the original value, in hex.
 pub const SHA256: &str = "caudal.sha256";
+/// On a line whose card numbers were masked: HMAC-SHA-256 of the whole line as it was, in hex, under
+/// the producer's card key. Whoever has line and key can tell that they belong together; from a
+/// plain hash, the few digits that are masked could be found by trying.
+pub const KEYED_SHA256: &str = "caudal.keyed_sha256";
 /// On a dead letter too large to carry whole: size of the original value in bytes.
 pub const SIZE: &str = "caudal.size";
 /// Class of the failure.

@@ -1,5 +1,7 @@
 //! The command line.
 
+use crate::cards::CardArgs;
+use crate::feed::follow::FileArgs;
 use crate::generate::args::GenerateArgs;
 use crate::http::args::HttpArgs;
 use caudal_core::topics;
@@ -96,4 +98,21 @@ pub struct ProducerArgs {
     /// Transactions over HTTP.
     #[command(flatten)]
     pub http: HttpArgs,
+    /// How files are read.
+    #[command(flatten)]
+    pub files: FileArgs,
+    /// What becomes of card numbers.
+    #[command(flatten)]
+    pub cards: CardArgs,
+}
+
+impl ProducerArgs {
+    /// What the environment says, and the defaults, for a source that is none of the command
+    /// line's.
+    ///
+    /// # Errors
+    /// When a variable of the environment cannot be used.
+    pub fn by_default() -> Result<ProducerArgs, clap::Error> {
+        Ok(Cli::try_parse_from(["caudal-producer", "--generate", "0"])?.producer)
+    }
 }

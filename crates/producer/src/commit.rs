@@ -1,5 +1,6 @@
 //! One batch, one txn: records and, last, the progress that they make.
 
+use crate::failpoint::{Failpoint, Side};
 use crate::metrics::{Ending, Metrics};
 use crate::progress::{Progress, Standing};
 use anyhow::{Context as _, Result, anyhow};
@@ -35,6 +36,7 @@ pub struct Committer {
     producer: TxnProducer,
     metrics: Metrics,
     shutdown: Shutdown,
+    failpoint: Failpoint,
 }
 
 impl Committer {
@@ -48,7 +50,9 @@ impl Committer {
         shutdown: &Shutdown,
     ) -> Committer {
         let (kafka, source) = (kafka.clone(), source.to_owned());
-        Committer { kafka, source, producer, metrics: metrics.clone(), shutdown: shutdown.clone() }
+        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+        let failpoint = Failpoint::from_env();
+        Committer { kafka, source, producer, metrics, shutdown, failpoint }
     }
 
     /// Commits records that lead from `before` to `after`. An aborted txn is sent again; after a
@@ -67,10 +71,12 @@ impl Committer {
         let since = Instant::now();
         loop {
             let begun = Instant::now();
+            self.failpoint.reach(Side::Before);
             let outcome = self.producer.commit(&mut outbox, None);
             self.metrics.commit_seconds.observe(begun.elapsed().as_secs_f64());
             let failure = match outcome {
                 Ok(_) => {
+                    self.failpoint.reach(Side::After);
                     self.metrics.ended(Ending::Committed);
                     return Ok(Committed::Yes);
                 }

@@ -2,16 +2,20 @@
 //!
 //! Waiting for input happens here and nowhere else, so that no txn is ever open meanwhile.
 
+pub mod follow;
+
 use crate::generate::Recipe;
 use crate::mapping::Mapping;
 use crate::progress::{Progress, Standing};
 use crate::source::Source;
 use crate::source::envelope::Envelope;
 use crate::source::generated::GeneratedSource;
-use crate::source::inputs::{self, Input};
+use crate::source::inputs::{self, Input, Opened};
 use crate::source::lines::Lines;
+use crate::source::own::{OwnRecord, OwnSource};
 use anyhow::{Context as _, Result};
 use caudal_core::outbox::OutRecord;
+use follow::Follow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +29,6 @@ const CHUNKS: usize = 32;
 const PACE_STEP: Duration = Duration::from_millis(2);
 
 /// What to read.
-#[derive(Debug, Clone)]
 pub enum Origin {
     /// Files and standard input, in this order.
     Files {
@@ -34,8 +37,17 @@ pub enum Origin {
         /// Which.
         inputs: Vec<Input>,
     },
+    /// Files that are there, that come, and that grow, until a stop is asked for.
+    Followed {
+        /// How their columns become transactions.
+        mapping: Box<Mapping>,
+        /// Which.
+        follow: Follow,
+    },
     /// The generator.
     Generator(Recipe),
+    /// A source of somebody else's.
+    Own(Box<dyn Iterator<Item = Result<OwnRecord>> + Send>),
 }
 
 /// What the reader tells.
@@ -50,6 +62,8 @@ pub enum Message {
     },
     /// Records in order, and the position after them.
     Chunk(Box<Chunk>),
+    /// So many files cannot be read, and are set aside until they change.
+    SetAside(usize),
     /// Every input was read to its end; nothing more comes.
     Ended,
 }
@@ -65,6 +79,8 @@ pub struct Chunk {
     pub bytes: usize,
     /// The part of the input that was read by then, 0 to 1, where its size is known.
     pub fraction: Option<f64>,
+    /// How long the reader has waited for commits, since the start.
+    pub waited: Duration,
 }
 
 /// Bounds of reading.
@@ -95,6 +111,8 @@ pub fn start(
         standing,
         chunk_records: limits.records.min(CHUNK_RECORDS),
         pace: Pace::new(limits.rate),
+        waited: Duration::ZERO,
+        stdin_read: false,
     };
     thread::Builder::new()
         .name("reader".into())
@@ -123,6 +141,8 @@ struct Reader {
     standing: Standing,
     chunk_records: usize,
     pace: Pace,
+    waited: Duration,
+    stdin_read: bool,
 }
 
 impl Reader {
@@ -131,8 +151,13 @@ impl Reader {
             Origin::Files { mapping, inputs } => {
                 inputs.iter().try_for_each(|input| self.read_file(&mapping, input))
             }
+            Origin::Followed { mapping, follow } => self.follow(&mapping, &follow),
             Origin::Generator(recipe) => {
                 let source = GeneratedSource::start(recipe, self.envelope.clone(), &self.source);
+                self.read(source, self.chunk_records)
+            }
+            Origin::Own(records) => {
+                let source = OwnSource::start(records, self.envelope.clone(), &self.source);
                 self.read(source, self.chunk_records)
             }
         };
@@ -148,17 +173,28 @@ impl Reader {
     }
 
     fn read_file(&mut self, mapping: &Mapping, input: &Input) -> Result<(), Stop> {
-        let (reader, meter) = inputs::open(input)?;
+        let Opened { reader, meter, .. } = inputs::open(input)?;
         // A pipe may pause at any line: what was read before must not wait for the next.
         let chunk_records = if meter.size.is_some() { self.chunk_records } else { 1 };
         let names = (self.source.as_str(), input.name.as_str());
-        let lines = Lines::start(mapping, self.envelope.clone(), names, reader, meter)?;
+        let lines = Lines::start(mapping, self.envelope.clone(), names, reader, meter, false)?;
         self.read(lines, chunk_records)
     }
 
     fn read(&mut self, mut source: impl Source, chunk_records: usize) -> Result<(), Stop> {
         let committed = self.standing.of(&source.progress().file).cloned();
-        if let Some(committed) = &committed {
+        self.open(&mut source, committed.as_ref())?;
+        let (fresh, mut rest) = self.pump(&mut source, chunk_records)?;
+        if !fresh && committed.is_some_and(|c| c.done) {
+            tracing::info!("{}: already done, nothing new in it", source.progress().file);
+            return Ok(());
+        }
+        self.send_chunk(&mut rest, &source)
+    }
+
+    /// Goes to where the source stands, and says so.
+    fn open(&mut self, source: &mut impl Source, committed: Option<&Progress>) -> Result<(), Stop> {
+        if let Some(committed) = committed {
             tracing::info!(
                 "{}: {} lines were sent before; verifying that they are the same",
                 committed.file,
@@ -167,17 +203,16 @@ impl Reader {
             source.skip_to(committed)?;
         }
         // As it was committed, so that a txn in doubt can be compared with it.
-        let from = Box::new(committed.clone().unwrap_or_else(|| source.progress()));
-        self.send(Message::Opened { from, fraction: source.meter().fraction() })?;
-        self.pump(source, chunk_records, committed.is_some_and(|c| c.done))
+        let from = Box::new(committed.cloned().unwrap_or_else(|| source.progress()));
+        self.send(Message::Opened { from, fraction: source.meter().fraction() })
     }
 
+    /// Sends what comes until nothing does; whether anything came, and what is left to be sent.
     fn pump(
         &mut self,
-        mut source: impl Source,
+        source: &mut impl Source,
         chunk_records: usize,
-        was_done: bool,
-    ) -> Result<(), Stop> {
+    ) -> Result<(bool, Gathering), Stop> {
         let mut chunk = Gathering::default();
         let mut fresh = false;
         loop {
@@ -187,27 +222,31 @@ impl Reader {
                     chunk.push(record);
                     let pause = self.pace.pause();
                     if chunk.is_full(chunk_records) || pause.is_some() {
-                        self.send(chunk.finish(&source))?;
+                        self.send_chunk(&mut chunk, source)?;
                     }
                     if let Some(pause) = pause {
                         thread::sleep(pause);
                     }
                 }
-                Ok(None) if was_done && !fresh => {
-                    tracing::info!("{}: already done, nothing new in it", source.progress().file);
-                    return Ok(());
-                }
-                Ok(None) => return self.send(chunk.finish(&source)),
+                Ok(None) => return Ok((fresh, chunk)),
                 Err(error) => {
-                    self.send(chunk.finish(&source))?;
+                    self.send_chunk(&mut chunk, source)?;
                     return Err(Stop::Failed(error));
                 }
             }
         }
     }
 
-    fn send(&self, message: Message) -> Result<(), Stop> {
-        self.sender.send(Ok(message)).map_err(|_| Stop::Gone)
+    fn send_chunk(&mut self, chunk: &mut Gathering, source: &impl Source) -> Result<(), Stop> {
+        let message = chunk.finish(source, self.waited);
+        self.send(message)
+    }
+
+    fn send(&mut self, message: Message) -> Result<(), Stop> {
+        let begun = Instant::now();
+        let sent = self.sender.send(Ok(message)).map_err(|_| Stop::Gone);
+        self.waited += begun.elapsed();
+        sent
     }
 }
 
@@ -227,7 +266,7 @@ impl Gathering {
         self.records.len() >= records || self.bytes >= CHUNK_BYTES
     }
 
-    fn finish(&mut self, source: &impl Source) -> Message {
+    fn finish(&mut self, source: &impl Source, waited: Duration) -> Message {
         let records = std::mem::take(&mut self.records);
         let (progress, fraction) = (source.progress(), source.meter().fraction());
         Message::Chunk(Box::new(Chunk {
@@ -235,6 +274,7 @@ impl Gathering {
             progress,
             bytes: std::mem::take(&mut self.bytes),
             fraction,
+            waited,
         }))
     }
 }

@@ -19,6 +19,8 @@ pub struct Metrics {
     /// How long a Kafka transaction took, from begin to commit.
     pub commit_seconds: Histogram,
     position: IntGauge,
+    skipped: IntCounter,
+    set_aside: IntGauge,
 }
 
 /// How a Kafka transaction ended.
@@ -84,6 +86,16 @@ impl Metrics {
                 "caudal_producer_position_lines",
                 "Lines of the current input that are committed, by this run or an earlier one",
             )?,
+            skipped: counter(
+                &registry,
+                "caudal_producer_skipped_lines_total",
+                "Input lines that the mapping leaves out, passed over by committed positions",
+            )?,
+            set_aside: gauge(
+                &registry,
+                "caudal_producer_files_set_aside",
+                "Files that --follow cannot read and has set aside until they change",
+            )?,
             registry,
         };
         for result in ["sent", "unmappable"] {
@@ -100,12 +112,18 @@ impl Metrics {
         self.transactions.with_label_values(&[ending.label()]).inc();
     }
 
+    /// So many files are set aside.
+    pub fn set_aside(&self, files: usize) {
+        self.set_aside.set(i64::try_from(files).unwrap_or(i64::MAX));
+    }
+
     /// The input moved from one committed position to the next.
     pub fn advanced(&self, before: &Progress, after: &Progress) {
         let sent = |count: u64, result| self.records.with_label_values(&[result]).inc_by(count);
         let all = |p: &Progress| p.records + p.elsewhere;
         sent(all(after).saturating_sub(all(before)), "sent");
         sent(after.unmappable.saturating_sub(before.unmappable), "unmappable");
+        self.skipped.inc_by(after.skipped.saturating_sub(before.skipped));
         self.lines.inc_by(after.lines.saturating_sub(before.lines));
         self.bytes.inc_by(after.byte.saturating_sub(before.byte));
         self.position.set(i64::try_from(after.lines).unwrap_or(i64::MAX));

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 /// The value of a progress record: everything up to `byte` is in Kafka, exactly once.
 ///
-/// `lines` = `records` + `unmappable`; a header and blank lines are counted in none of them.
+/// `lines` = `records` + `unmappable`; a header, blank lines and lines that the mapping leaves out
+/// are counted in none of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Name of the source.
@@ -33,6 +34,9 @@ pub struct Progress {
     pub elsewhere: u64,
     /// Lines sent as they were, with a reason.
     pub unmappable: u64,
+    /// Lines that the mapping's `[[skip]]` leaves out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
     /// Exact sum of the transactions' amounts, per currency, as decimal text.
     pub sums: BTreeMap<String, String>,
     /// The same of unmappable lines whose amount could be read.
@@ -42,6 +46,11 @@ pub struct Progress {
     /// The generator's first event time, in microseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<i64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Progress {
@@ -66,11 +75,6 @@ impl Progress {
             headers: Vec::new(),
         })
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 fn key(source: &str, file: &str) -> String {
@@ -109,6 +113,12 @@ impl Standing {
         Ok(())
     }
 
+    /// Lines of all files that became records.
+    #[must_use]
+    pub fn total_lines(&self) -> u64 {
+        self.0.values().map(|progress| progress.lines).sum()
+    }
+
     /// How far a file was committed.
     #[must_use]
     pub fn of(&self, file: &str) -> Option<&Progress> {
@@ -123,6 +133,8 @@ pub struct Tally {
     pub records: u64,
     /// Unmappable lines.
     pub unmappable: u64,
+    /// Lines that are left out.
+    pub skipped: u64,
     /// Sums of the transactions.
     pub sums: Sums,
     /// Sums of unmappable lines.
@@ -138,12 +150,13 @@ impl Tally {
         Ok(Tally {
             records: progress.records,
             unmappable: progress.unmappable,
+            skipped: progress.skipped,
             sums: parse_sums(progress, &progress.sums)?,
             unmappable_sums: parse_sums(progress, &progress.unmappable_sums)?,
         })
     }
 
-    /// Lines of either sort.
+    /// Lines that became records of either sort.
     #[must_use]
     pub fn lines(&self) -> u64 {
         self.records + self.unmappable

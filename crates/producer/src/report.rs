@@ -1,4 +1,7 @@
 //! What a person sees: a bar on a terminal, else a log line a second, and the final line.
+//!
+//! `waiting for Kafka` is the part of the time in which the next records were ready and had to wait:
+//! near 100 % the brokers set the pace, near 0 % the input does.
 
 use crate::progress::Progress;
 use std::io::{IsTerminal as _, Write as _};
@@ -18,7 +21,12 @@ pub struct Report {
     first_lines: u64,
     first_fraction: f64,
     opened: Instant,
+    /// How long the reader had waited for commits at the last line.
+    waited: Duration,
 }
+
+/// Characters of the bar.
+const BAR: usize = 24;
 
 impl Report {
     /// Begins now.
@@ -34,6 +42,7 @@ impl Report {
             first_lines: 0,
             first_fraction: 0.0,
             opened: now,
+            waited: Duration::ZERO,
         }
     }
 
@@ -45,14 +54,21 @@ impl Report {
         self.opened = Instant::now();
     }
 
-    /// The input stands there, `fraction` of it read; shown at most once a second.
-    pub fn show(&mut self, at: &Progress, fraction: Option<f64>) {
+    /// The input stands there, `fraction` of it read, and its reader has waited so long for commits
+    /// since the start; shown at most once a second.
+    pub fn show(&mut self, at: &Progress, fraction: Option<f64>, waited: Duration) {
         let every = if self.terminal { EVERY_ON_TERMINAL } else { EVERY };
         if self.last.elapsed() < every {
             return;
         }
-        self.last = Instant::now();
-        let text = self.text(at, fraction);
+        let since = std::mem::replace(&mut self.last, Instant::now()).elapsed().as_secs_f64();
+        let share = waited.saturating_sub(self.waited).as_secs_f64() / since;
+        self.waited = waited;
+        let percent = (share * 100.0).min(100.0);
+        let mut text = format!("{}, waiting for Kafka {percent:.0} %", self.text(at, fraction));
+        if self.terminal {
+            text = format!("{}{text}", bar(fraction));
+        }
         if self.terminal {
             self.drawn = true;
             // A terminal that went away is no reason to stop.
@@ -92,6 +108,19 @@ impl Report {
     pub fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
+}
+
+/// A bar of what is read, where that is known.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a display of progress, not of money"
+)]
+fn bar(fraction: Option<f64>) -> String {
+    let Some(fraction) = fraction else { return String::new() };
+    let full = ((fraction * BAR as f64) as usize).min(BAR);
+    format!("[{}{}] ", "#".repeat(full), " ".repeat(BAR - full))
 }
 
 #[expect(

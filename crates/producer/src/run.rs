@@ -1,7 +1,9 @@
 //! From arguments to the last commit.
 
 use crate::args::{Cli, ProducerArgs};
+use crate::cards::Cards;
 use crate::commit::{Committed, Committer, PATIENCE, standing};
+use crate::feed::follow::Follow;
 use crate::feed::{self, Chunk, Limits, Message, Origin};
 use crate::generate::recipe;
 use crate::http;
@@ -11,7 +13,9 @@ use crate::progress::{Progress, Standing, Tally};
 use crate::report::Report;
 use crate::schemas;
 use crate::source::envelope::Envelope;
+use crate::source::own::OwnRecord;
 use crate::source::{generated, inputs};
+use crate::trial::{self, Bounds};
 use anyhow::{Result, anyhow};
 use caudal_core::outbox::OutRecord;
 use caudal_core::schema::Schemas;
@@ -58,6 +62,7 @@ impl Summary {
             let tally = Tally::of(progress)?;
             total.records += tally.records;
             total.unmappable += tally.unmappable;
+            total.skipped += tally.skipped;
             total.sums.merge(&tally.sums)?;
             total.unmappable_sums.merge(&tally.unmappable_sums)?;
         }
@@ -70,6 +75,9 @@ impl Summary {
 /// # Errors
 /// As [`run`]; wrong arguments too.
 pub fn service(cli: &Cli) -> Result<()> {
+    if cli.producer.files.dry_run {
+        return dry_run(&cli.producer);
+    }
     let metrics = Metrics::new()?;
     let readiness = Readiness::starting();
     let shutdown = Shutdown::listen()?;
@@ -89,6 +97,7 @@ pub fn service(cli: &Cli) -> Result<()> {
         lines = total.lines(),
         records = total.records,
         unmappable = total.unmappable,
+        skipped = total.skipped,
         sums = ?total.sums.texts(),
         unmappable_sums = ?total.unmappable_sums.texts(),
         sent_now = summary.sent,
@@ -111,8 +120,36 @@ pub fn run(
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> Result<Summary> {
+    run_origin(args, plan(args, shutdown)?, kafka, metrics, readiness, shutdown)
+}
+
+/// Sends the records of a source of your own, those that no earlier run has sent, until it ends or
+/// SIGTERM comes. It must give the same records in the same order at every start; `name` keeps its
+/// progress. Topic, batches and card key are those of the command line's defaults and environment.
+///
+/// # Errors
+/// As [`run`]; what the source says too.
+pub fn run_own(
+    name: &str,
+    records: impl Iterator<Item = Result<OwnRecord>> + Send + 'static,
+    kafka: &Kafka,
+) -> Result<Summary> {
+    check_source(name)?;
+    let args = ProducerArgs::by_default().map_err(|e| Usage(e.to_string()))?;
+    let origin = (name.to_owned(), Origin::Own(Box::new(records)));
+    let (metrics, readiness) = (Metrics::new()?, Readiness::starting());
+    run_origin(&args, origin, kafka, &metrics, &readiness, &Shutdown::listen()?)
+}
+
+fn run_origin(
+    args: &ProducerArgs,
+    (source, mut origin): (String, Origin),
+    kafka: &Kafka,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> Result<Summary> {
     let mut report = Report::start();
-    let (source, mut origin) = plan(args)?;
     let Connected { producer, envelope, standing } = Connected::to(kafka, args, &source)?;
     if let Origin::Generator(recipe) = &mut origin
         && let Some(base) = standing.of(generated::FILE).and_then(|p| p.base)
@@ -171,23 +208,46 @@ impl Connected {
         let schema = Schemas::shipped().transaction;
         schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
         let topic = Arc::from(args.topic.as_str());
-        let envelope = Envelope { topic, partitions, schema_id: schema.id };
+        let cards = Cards::load(&args.cards)?;
+        let envelope = Envelope { topic, partitions, schema_id: schema.id, cards };
         Ok(Connected { producer, envelope, standing: standing(kafka, source)? })
     }
 }
 
+/// Counts and explains what would be sent, without Kafka.
+fn dry_run(args: &ProducerArgs) -> Result<()> {
+    let mapping = read_mapping(args)?;
+    let bounds = Bounds { lines: u64::MAX, samples: 0, examples: 3 };
+    let trials = trial::run(&mapping, &inputs::expand(&args.input, mapping.format)?, bounds)?;
+    trials.iter().for_each(|trial| print!("{}", trial.text()));
+    if trials.iter().all(|trial| trial.mapped == 0) {
+        return Err(anyhow!("nothing could be mapped; nothing was sent"));
+    }
+    println!("nothing was sent");
+    Ok(())
+}
+
+fn read_mapping(args: &ProducerArgs) -> Result<Mapping> {
+    let path = args.mapping.as_deref();
+    Mapping::read(path.ok_or_else(|| Usage("--input needs --mapping FILE.toml".into()))?)
+}
+
 /// The source's name, and what to read.
-fn plan(args: &ProducerArgs) -> Result<(String, Origin)> {
+fn plan(args: &ProducerArgs, shutdown: &Shutdown) -> Result<(String, Origin)> {
     if let Some(count) = args.generate {
         return plan_generator(args, count);
     }
-    let path = args.mapping.as_deref();
-    let path = path.ok_or_else(|| Usage("--input needs --mapping FILE.toml".into()))?;
-    let mapping = Mapping::read(path)?;
+    let mapping = Box::new(read_mapping(args)?);
     let source = args.source.clone().unwrap_or_else(|| mapping.source.clone());
     check_source(&source)?;
-    let inputs = inputs::expand(&args.input, mapping.format)?;
-    Ok((source, Origin::Files { mapping: Box::new(mapping), inputs }))
+    let origin = if args.files.follow {
+        let (patterns, shutdown) = (args.input.clone(), shutdown.clone());
+        let settle = Duration::from_millis(args.files.settle_ms);
+        Origin::Followed { mapping, follow: Follow { patterns, settle, shutdown } }
+    } else {
+        Origin::Files { inputs: inputs::expand(&args.input, mapping.format)?, mapping }
+    };
+    Ok((source, origin))
 }
 
 fn plan_generator(args: &ProducerArgs, count: u64) -> Result<(String, Origin)> {
@@ -261,6 +321,7 @@ impl Sending<'_> {
                     batch.bytes += chunk.bytes;
                     batch.progress = chunk.progress;
                     batch.fraction = chunk.fraction;
+                    batch.waited = chunk.waited;
                 }
                 Ok(Next::Nothing | Next::End) => break,
                 Err(error) => return (batch, Err(error)),
@@ -278,6 +339,10 @@ impl Sending<'_> {
             Ok(Ok(Message::Opened { from, fraction })) => {
                 self.report.opened(&from, fraction);
                 self.summary.inputs.insert(from.file.clone(), *from);
+                Ok(Next::Nothing)
+            }
+            Ok(Ok(Message::SetAside(files))) => {
+                self.metrics.set_aside(files);
                 Ok(Next::Nothing)
             }
             Ok(Ok(Message::Ended)) => {
@@ -310,7 +375,7 @@ impl Sending<'_> {
             self.summary.sending_seconds =
                 self.first.map_or(0.0, |first| first.elapsed().as_secs_f64());
             self.summary.sent += after.lines.saturating_sub(before.lines);
-            self.report.show(&after, batch.fraction);
+            self.report.show(&after, batch.fraction, batch.waited);
             self.summary.inputs.insert(after.file.clone(), after);
         }
         Ok(committed)

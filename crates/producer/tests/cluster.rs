@@ -2,14 +2,13 @@
 //! topics; `CAUDAL_TEST_BOOTSTRAP=localhost:9092` says where.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod support;
+
 use caudal_core::avro::{self, Reader};
 use caudal_core::decode::Record;
 use caudal_core::headers;
 use caudal_core::partitioner::partition_of;
-use caudal_kafka::Kafka;
-use caudal_kafka::admin::{Admin, Topic};
 use caudal_kafka::args::Isolation;
-use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
 use caudal_producer::generate::Dice;
 use caudal_producer::lookalike;
@@ -20,90 +19,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-const PARTITIONS: i32 = 6;
-
-struct Bench {
-    bootstrap: String,
-    /// Name of topic and source.
-    name: String,
-    folder: PathBuf,
-}
-
-impl Bench {
-    /// `None`, saying so, without a cluster.
-    fn set_up(what: &str) -> Option<Bench> {
-        let Ok(bootstrap) = std::env::var("CAUDAL_TEST_BOOTSTRAP") else {
-            println!("skipped: needs CAUDAL_TEST_BOOTSTRAP");
-            return None;
-        };
-        let unique = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-        let name = format!("producer_test_{what}_{unique}");
-        let folder = std::env::temp_dir().join(&name);
-        fs::create_dir_all(&folder).unwrap();
-        let bench = Bench { bootstrap, name, folder };
-        let topic = Topic {
-            name: bench.name.clone(),
-            partitions: PARTITIONS,
-            replication: 3,
-            // As config/topics.toml declares it for transacciones.
-            config: [("max.message.bytes".to_owned(), "1048576".to_owned())].into(),
-        };
-        bench.admin().create(&topic).unwrap();
-        sleep(Duration::from_secs(1));
-        Some(bench)
-    }
-
-    fn kafka(&self) -> Kafka {
-        Kafka::plain(&self.bootstrap)
-    }
-
-    fn admin(&self) -> Admin {
-        Admin::connect(&self.kafka()).unwrap()
-    }
-
-    fn start(&self, mapping: &str, input: &str, more: &[&str]) -> Child {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        Command::new(env!("CARGO_BIN_EXE_caudal-producer"))
-            .args(["--bootstrap-servers", &self.bootstrap, "--metrics-listen", "off"])
-            .args(["--topic", &self.name, "--source", &self.name, "--log", "warn,librdkafka=off"])
-            .arg("--mapping")
-            .arg(root.join("config/sources").join(mapping))
-            .args(["--input", input])
-            .args(more)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap()
-    }
-
-    fn run(&self, mapping: &str, input: &Path, more: &[&str]) -> i32 {
-        let mut child = self.start(mapping, input.to_str().unwrap(), more);
-        child.wait().unwrap().code().unwrap()
-    }
-
-    fn read(&self) -> Vec<Record> {
-        let mut reader = LogReader::connect(&self.kafka(), &self.name).unwrap();
-        (0..PARTITIONS).for_each(|p| reader.add(p, None));
-        let mut records = Vec::new();
-        reader
-            .read_all::<caudal_kafka::Error>(Duration::from_secs(60), |record| {
-                records.push(record);
-                Ok(())
-            })
-            .unwrap();
-        records
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        self.admin().delete(&[&self.name]).ok();
-        fs::remove_dir_all(&self.folder).ok();
-    }
-}
+use std::time::Duration;
+use support::{Bench, PARTITIONS, signal};
 
 /// Sees open transactions: the last stable offset stays behind the high watermark.
 struct Watch<'a> {
@@ -134,11 +52,6 @@ impl<'a> Watch<'a> {
             open.then(|| format!("partition {p}, stable {stable}, end {end}"))
         })
     }
-}
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
 }
 
 /// Ids of the transactions, and the sum of their amounts in thousandths; every key leads to its

@@ -7,6 +7,7 @@ use caudal_core::reject::Reason;
 use caudal_core::time::HOUR;
 use caudal_core::transaction::Transaction;
 use caudal_core::validate::validate;
+use caudal_producer::cards::Cards;
 use caudal_producer::generate::{
     BASE, Class, Dice, Expected, Generator, Mix, Recipe, STEP, Shape, Zipf, csv, expected,
     expected_of,
@@ -145,10 +146,11 @@ fn as_csv_it_is_the_same_data() {
     let mut data = Vec::new();
     csv::write(recipe, &mut data).unwrap();
     let mapping = Mapping::parse(include_str!("../../../config/sources/generated.toml")).unwrap();
-    let envelope = Envelope { topic: "t".into(), partitions: 6, schema_id: SCHEMA };
+    let cards = Cards::under(b"a key of the test, long enough...", true).unwrap();
+    let envelope = Envelope { topic: "t".into(), partitions: 6, schema_id: SCHEMA, cards };
     let names = ("generated", "f.csv");
-    let mut lines =
-        Lines::start(&mapping, envelope, names, data.as_slice(), Meter::default()).unwrap();
+    let data = data.as_slice();
+    let mut lines = Lines::start(&mapping, envelope, names, data, Meter::default(), false).unwrap();
     let (mut mapped, mut unmappable) = (Vec::new(), 0_u64);
     while let Some(out) = lines.next_record().unwrap() {
         if out.headers.is_empty() {

@@ -4,12 +4,13 @@
 use caudal_core::avro::{self, Reader};
 use caudal_core::headers;
 use caudal_core::outbox::OutRecord;
+use caudal_producer::cards::Cards;
 use caudal_producer::lookalike;
 use caudal_producer::mapping::Mapping;
 use caudal_producer::progress::Progress;
 use caudal_producer::source::Source as _;
 use caudal_producer::source::envelope::Envelope;
-use caudal_producer::source::inputs::{self, Input, Meter};
+use caudal_producer::source::inputs::{self, Input, Meter, Opened};
 use caudal_producer::source::lines::Lines;
 use caudal_service::exit::Halt;
 use proptest::prelude::*;
@@ -22,14 +23,15 @@ const SHOP: &str = include_str!("../../../config/sources/online-retail.toml");
 const NDJSON: &str = include_str!("../../../config/sources/ndjson.toml");
 
 fn envelope() -> Envelope {
-    Envelope { topic: "t".into(), partitions: 6, schema_id: 5 }
+    let cards = Cards::under(b"a key of the tests", true).unwrap();
+    Envelope { topic: "t".into(), partitions: 6, schema_id: 5, cards }
 }
 
 /// Reads in pieces of `piece` bytes, so that records are cut everywhere.
 fn lines<'a>(mapping: &str, data: &'a [u8], piece: usize) -> Lines<impl BufRead + use<'a>> {
     let mapping = Mapping::parse(mapping).unwrap();
     let input = BufReader::with_capacity(piece, Cursor::new(data));
-    Lines::start(&mapping, envelope(), ("shop", "f.csv"), input, Meter::default()).unwrap()
+    Lines::start(&mapping, envelope(), ("shop", "f.csv"), input, Meter::default(), false).unwrap()
 }
 
 fn all<R: BufRead>(lines: &mut Lines<R>) -> Vec<(OutRecord, Progress)> {
@@ -150,9 +152,9 @@ fn gzip_in_members_is_one_file_and_a_cut_one_keeps_its_place() {
     let read = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
         let input = Input { name: "f.csv.gz".into(), path: Some(path.clone()) };
-        let (reader, meter) = inputs::open(&input).unwrap();
+        let Opened { reader, meter, .. } = inputs::open(&input).unwrap();
         let mut lines =
-            Lines::start(&mapping, envelope(), ("shop", "f.csv.gz"), reader, meter).unwrap();
+            Lines::start(&mapping, envelope(), ("shop", "f.csv.gz"), reader, meter, false).unwrap();
         let mut count = 0;
         loop {
             match lines.next_record() {
@@ -188,6 +190,79 @@ fn folders_and_globs_are_found_and_equal_names_refused() {
     assert_eq!(names(&[at("b.csv"), at("b.csv"), "-".into()]).unwrap(), ["-", "b.csv"]);
     assert!(names(&[at("b.csv"), at("deeper/b.csv")]).unwrap_err().to_string().contains("same"));
     assert!(names(&[at("*.tsv")]).is_err() && names(&[at("c.csv")]).is_err());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn odd_files_are_read_or_refused_with_a_word() {
+    let mapping = Mapping::parse(SHOP).unwrap();
+    let start = |data: &'static [u8]| {
+        let meter = Meter::default();
+        Lines::start(&mapping, envelope(), ("shop", "f.csv"), Cursor::new(data), meter, false)
+    };
+    // Nothing, a mark alone, and a header alone have no lines.
+    let header: &'static [u8] = HEADER.as_bytes();
+    for data in [b"", b"\xef\xbb\xbf".as_slice(), header, &header[..header.len() - 1]] {
+        let mut source = start(data).unwrap();
+        assert!(all(&mut source).is_empty());
+        assert!(source.progress().done);
+    }
+    let utf16 = start(b"\xff\xfeI\0n\0v\0").err().unwrap();
+    assert!(format!("{utf16:#}").contains("iconv"), "{utf16:#}");
+    // A file without a header whose first line has a card: the error does not show it.
+    let card = start(b"4111111111111111,x\n").err().unwrap();
+    assert!(format!("{card:#}").contains("************1111"), "{card:#}");
+    // NUL is no text for PostgreSQL; in a column that nothing takes it does no harm.
+    let nul = format!("{HEADER}{}", GOOD.replace(",d,", ",\0,"));
+    let found = all(&mut lines(SHOP, nul.as_bytes(), 50));
+    assert_eq!(reason(&found[0].0), Some("malformed"));
+    // Nineteen digits and a line end within quotes stay as they are.
+    let long = "1,9223372036854775807,\"a\nb\",2,2011-07-01 12:00:00,1.5,1.0,EIRE\n";
+    let data = format!("{HEADER}{long}");
+    let found = all(&mut lines(SHOP, data.as_bytes(), 7));
+    let (_, body) = avro::unframe(found[0].0.value.as_deref().unwrap()).unwrap();
+    let t = avro::read_transaction(&mut Reader::new(body)).unwrap();
+    assert_eq!(
+        (t.merchant_id.as_ref(), t.description.as_deref()),
+        ("9223372036854775807", Some("a\nb"))
+    );
+}
+
+#[test]
+fn a_last_line_without_a_line_end_may_be_followed_and_not_go_on() {
+    let old = format!("{HEADER}{GOOD}{}", GOOD.trim_end());
+    let mut source = lines(SHOP, old.as_bytes(), 50);
+    all(&mut source);
+    let committed = source.progress();
+    assert_eq!((committed.lines, committed.byte), (2, old.len() as u64));
+    for more in ["\n", "\r\n", "\n\n"] {
+        let grown = format!("{old}{more}{GOOD}");
+        let mut source = lines(SHOP, grown.as_bytes(), 50);
+        source.skip_to(&committed).unwrap();
+        let found = all(&mut source);
+        assert_eq!((found.len(), source.progress().lines), (1, 3));
+        assert_eq!(source.progress().prefix_sha256, {
+            caudal_producer::source::records::hex(&Sha256::digest(grown.as_bytes()))
+        });
+    }
+    let mut source = lines(SHOP, b"", 50);
+    assert!(source.skip_to(&committed).unwrap_err().is::<Halt>());
+    let longer = format!("{old} AND MORE\n{GOOD}");
+    let mut source = lines(SHOP, longer.as_bytes(), 50);
+    source.skip_to(&committed).unwrap();
+    assert!(source.next_record().unwrap_err().is::<Halt>());
+}
+
+#[test]
+fn inputs_that_overlap_are_read_once() {
+    use caudal_producer::mapping::file::Format;
+    let folder = std::env::temp_dir().join(format!("caudal-overlap-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("in")).unwrap();
+    std::fs::write(folder.join("in/a.csv"), "").unwrap();
+    let at = |path: &str| folder.join(path).to_str().unwrap().to_owned();
+    let overlap = [at("in"), at("in/../in/*.csv"), at("in/a.csv"), at("./in/a.csv")];
+    let found = inputs::expand(&overlap, Format::Csv).unwrap();
+    assert_eq!(found.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["a.csv"]);
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -263,10 +338,11 @@ fn online_retail_is_read_whole() {
         return;
     }
     let input = Input { name: "online_retail.csv.gz".into(), path: Some(path) };
-    let (reader, meter) = inputs::open(&input).unwrap();
+    let Opened { reader, meter, .. } = inputs::open(&input).unwrap();
     let mapping = Mapping::parse(SHOP).unwrap();
     let mut source =
-        Lines::start(&mapping, envelope(), ("online-retail", &input.name), reader, meter).unwrap();
+        Lines::start(&mapping, envelope(), ("online-retail", &input.name), reader, meter, false)
+            .unwrap();
     let (ids, progress) = check_all(&mut source);
     assert_eq!((ids, progress.lines, progress.unmappable), (541_909, 541_909, 0));
     assert_eq!(progress.sums["GBP"], "9747747.934");

@@ -4,7 +4,7 @@
 use caudal_core::reject::Reason;
 use caudal_core::transaction::Kind;
 use caudal_producer::mapping::Mapping;
-use caudal_producer::mapping::columns::{ColumnMapper, LineAt};
+use caudal_producer::mapping::columns::{ColumnMapper, LineAt, Mapped as Made};
 use caudal_producer::mapping::row::{Header, Row};
 use caudal_service::exit::Usage;
 use proptest::prelude::*;
@@ -23,7 +23,9 @@ impl Sheet {
     fn new(mapping: &str, columns: &str) -> Sheet {
         let mapping = Mapping::parse(mapping).unwrap();
         let header = Header::new(columns.split(','));
-        Sheet { mapper: ColumnMapper::bind(&mapping.fields.unwrap(), &header).unwrap() }
+        let shape = mapping.shape_of("f.csv");
+        let fields = shape.fields.as_ref().unwrap();
+        Sheet { mapper: ColumnMapper::bind(fields, &header, shape.csv.ragged).unwrap() }
     }
 
     fn shop() -> Sheet {
@@ -41,7 +43,9 @@ impl Sheet {
             ends.push(bytes.len());
         }
         let row = Row::new(&bytes, &ends, true, &[]);
-        let t = self.mapper.map(row.as_ref(), AT).map_err(|r| r.reason)?;
+        let Made::Transaction(t) = self.mapper.map(row.as_ref(), AT).map_err(|r| r.reason)? else {
+            panic!("{line} is left out");
+        };
         Ok(Mapped {
             id: t.transaction_id.to_string(),
             account: t.account_id.to_string(),
@@ -154,7 +158,7 @@ fn a_mapping_says_what_is_wrong_with_it() {
         assert!(error.is::<Usage>());
         error.to_string()
     };
-    assert!(Mapping::parse(NDJSON).unwrap().fields.is_none());
+    assert!(Mapping::parse(NDJSON).unwrap().shape_of("f").fields.is_none());
     let unknown = error(&SHOP.replace("strip_suffix", "strip_sufix"));
     assert!(unknown.contains("strip_sufix") && unknown.contains("line "), "{unknown}");
     assert!(error(&SHOP.replace("scale = 3", "scale = 10")).contains("0 to 9"));
@@ -165,13 +169,66 @@ fn a_mapping_says_what_is_wrong_with_it() {
     assert!(error(&SHOP.replace("constant = \"GBP\"", "")).contains("[currency]"));
     assert!(error(&SHOP.replace("\"online-retail\"", "\"a b\"")).contains("source"));
     assert!(error(&NDJSON.replace("format = \"ndjson\"", "format = \"csv\"")).contains("missing"));
-    assert!(error(&format!("{NDJSON}\n[currency]\nconstant = \"EUR\"")).contains("[currency]"));
-    let missing = ColumnMapper::bind(
-        &Mapping::parse(SHOP).unwrap().fields.unwrap(),
-        &Header::new(["InvoiceNo", "Precio"]),
-    );
+    // One table asks for the others.
+    let table = error(&format!("{NDJSON}\n[currency]\nconstant = \"EUR\""));
+    assert!(table.contains("[event_time] is missing"), "{table}");
+    let shop = Mapping::parse(SHOP).unwrap();
+    let fields = shop.shape_of("f.csv").fields.as_ref().unwrap();
+    let missing = ColumnMapper::bind(fields, &Header::new(["InvoiceNo", "Precio"]), false);
     let missing = missing.unwrap_err().to_string();
     assert!(missing.contains("InvoiceNo, Precio"), "{missing}");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_line() {
+    let council = include_str!("../../../config/sources/council-purchases.toml");
+    let log = include_str!("../../../config/sources/event-log.toml");
+    // What is put in the place of what, and what the error must say.
+    let cases: [(&str, &str, &str, &[&str]); 16] = [
+        (council, "thousands = \",\"\nsymbols", "thousand = \",\"\nsymbols", &["thousand", "line"]),
+        (council, "thousands = \",\"\nsymbols", "thousands = 3\nsymbols", &["integer `3`", "line"]),
+        (council, "delimiter = \"auto\"", "delimiter = \"||\"", &["\"||\"", "line 8"]),
+        (council, "encoding = \"auto\"", "encoding = \"latin-9\"", &["latin-9", "windows-1252"]),
+        (
+            council,
+            "decimal = \",\"",
+            "decimal = \".\"",
+            &["both decimal", "purchases-2025-02.csv", "line 12"],
+        ),
+        (council, "[columns.Date]", "[columns.Data]", &["[columns.\"Data\"]", "line 17"]),
+        (council, "blank = true", "blank = true\ncolumn = \"Date\"", &["[[skip]]", "line"]),
+        (council, "blank = true", "column = \"Date\"", &["exactly one of prefix", "line"]),
+        (council, "by_sign = true", "by_sign = true\ncolumn = \"Date\"", &["[kind]", "line"]),
+        (council, "\"%d-%b-%y\"]", "\"day\"]", &["\"day\"", "strptime", "line"]),
+        (council, "time_of_day = \"12:00:00\"", "time_of_day = \"noon\"", &["noon", "line"]),
+        (council, "if_empty = \"council\"", "constant = \"x\"", &["[account_id]", "exactly one"]),
+        (
+            council,
+            "other_columns = \"attributes\"",
+            "other_columns = \"keep\"",
+            &["keep", "line 5"],
+        ),
+        (
+            log,
+            "minor_units = true",
+            "minor_units = true\nimplied_decimals = 2",
+            &["not both", "line"],
+        ),
+        (
+            log,
+            "negative = [\"payment.refunded\"]",
+            "negative = [\"payment.captured\"]",
+            &["both lists"],
+        ),
+        (log, "[currency]", "[csv]\ndelimiter = \";\"\n[currency]", &["[csv]", "[json] instead"]),
+    ];
+    for (mapping, from, to, said) in cases {
+        assert!(mapping.contains(from), "{from}");
+        let error = Mapping::parse(&mapping.replacen(from, to, 1)).unwrap_err();
+        assert!(error.is::<Usage>());
+        let text = format!("{error:#}");
+        assert!(said.iter().all(|part| text.contains(part)), "{to}: {text}");
+    }
 }
 
 proptest! {

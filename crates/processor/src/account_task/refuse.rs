@@ -114,11 +114,12 @@ pub(super) fn original_position(record: &Record) -> Option<(i32, i64)> {
 
 /// The headers of an input record that go on with it: ours by name, nobody else's.
 fn copied_headers(record: &Record) -> Vec<(&'static str, Vec<u8>)> {
-    const KNOWN: [&str; 7] = [
+    const KNOWN: [&str; 8] = [
         headers::REASON,
         headers::ERROR_MESSAGE,
         headers::LINE,
         headers::SHA256,
+        headers::KEYED_SHA256,
         headers::SIZE,
         headers::REROUTED,
         headers::ORIGINAL_TIMESTAMP,

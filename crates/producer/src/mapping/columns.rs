@@ -1,123 +1,21 @@
 //! All fields together: from a row to a transaction.
 
-use super::amount::{self, BoundAmount};
-use super::event_time::{self, BoundEventTime};
-use super::file::{
-    AmountSpec, CountrySpec, EventTimeSpec, IdSpec, KindSpec, MappingFile, TextSpec,
-};
-use super::kind::{self, BoundKind};
+use super::amount::BoundAmount;
+use super::condition::{Condition, Question};
+use super::event_time::BoundEventTime;
+use super::fields::Fields;
+use super::file::{OtherColumns, TextSpec};
+use super::identity::BoundId;
+use super::kind::BoundKind;
 use super::row::{Header, Row};
-use super::text::{self, BoundText, Template};
-use super::usage;
+use super::text::BoundText;
 use anyhow::Result;
 use caudal_core::money::Currency;
 use caudal_core::reject::{Reason, Rejection};
 use caudal_core::transaction::Transaction;
-use caudal_core::validate::{is_country, validate};
+use caudal_core::validate::{MAX_ATTRIBUTES, is_country, validate};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
-
-/// The checked field tables of a mapping.
-#[derive(Debug, Clone)]
-pub struct Fields {
-    id: IdSpec,
-    account_id: TextSpec,
-    merchant_id: TextSpec,
-    amount: AmountSpec,
-    currency: TextSpec,
-    kind: KindSpec,
-    country: CountrySpec,
-    event_time: EventTimeSpec,
-    form: event_time::Form,
-    description: Option<TextSpec>,
-    attributes: BTreeMap<String, TextSpec>,
-}
-
-fn need<T: Clone>(field: &str, spec: &Option<T>) -> Result<T> {
-    spec.clone().ok_or_else(|| usage(format!("[{field}] is missing: CSV needs to know its column")))
-}
-
-impl Fields {
-    /// Takes the field tables of a CSV mapping.
-    ///
-    /// # Errors
-    /// `Usage` that names the table that is missing or contradicts itself.
-    pub fn check(file: &MappingFile) -> Result<Fields> {
-        let event_time = need("event_time", &file.event_time)?;
-        let fields = Fields {
-            id: need("transaction_id", &file.transaction_id)?,
-            account_id: need("account_id", &file.account_id)?,
-            merchant_id: need("merchant_id", &file.merchant_id)?,
-            amount: need("amount", &file.amount)?,
-            currency: need("currency", &file.currency)?,
-            kind: need("kind", &file.kind)?,
-            country: file.country.clone().unwrap_or_default(),
-            form: event_time::check(&event_time)?,
-            event_time,
-            description: file.description.clone(),
-            attributes: file.attributes.clone().unwrap_or_default(),
-        };
-        check_id(&fields.id)?;
-        text::check("account_id", &fields.account_id)?;
-        text::check("merchant_id", &fields.merchant_id)?;
-        text::check("currency", &fields.currency)?;
-        fields.description.iter().try_for_each(|d| text::check("description", d))?;
-        let attributes = fields.attributes.iter();
-        attributes.into_iter().try_for_each(|(n, t)| text::check(&format!("attributes.{n}"), t))?;
-        amount::check(&fields.amount)?;
-        kind::check(&fields.kind)?;
-        check_country(&fields.country)?;
-        Ok(fields)
-    }
-
-    /// Refuses field tables in an NDJSON mapping.
-    ///
-    /// # Errors
-    /// `Usage` that names the first one given.
-    pub fn refuse(file: &MappingFile) -> Result<()> {
-        let given = [
-            ("transaction_id", file.transaction_id.is_some()),
-            ("account_id", file.account_id.is_some()),
-            ("merchant_id", file.merchant_id.is_some()),
-            ("amount", file.amount.is_some()),
-            ("currency", file.currency.is_some()),
-            ("kind", file.kind.is_some()),
-            ("country", file.country.is_some()),
-            ("event_time", file.event_time.is_some()),
-            ("description", file.description.is_some()),
-            ("attributes", file.attributes.is_some()),
-        ];
-        match given.into_iter().find(|(_, given)| *given) {
-            None => Ok(()),
-            Some((name, _)) => Err(usage(format!(
-                "[{name}]: format = \"ndjson\" takes no field tables; its objects name their \
-                 fields as a Transaction does"
-            ))),
-        }
-    }
-}
-
-fn check_id(spec: &IdSpec) -> Result<()> {
-    let texts = [&spec.column, &spec.template, &spec.ordinal_of];
-    let given = texts.into_iter().flatten().count() + usize::from(spec.file_and_line);
-    if given == 1 {
-        return Ok(());
-    }
-    Err(usage(
-        "[transaction_id]: exactly one of column, template, ordinal_of and file_and_line is needed"
-            .into(),
-    ))
-}
-
-fn check_country(spec: &CountrySpec) -> Result<()> {
-    if spec.column.is_some() && spec.constant.is_some() {
-        return Err(usage("[country]: column or constant, not both".into()));
-    }
-    match spec.codes.values().chain(&spec.constant).find(|code| !is_country(code)) {
-        None => Ok(()),
-        Some(code) => Err(usage(format!("[country]: {code:?} is no ISO 3166-1 alpha-2 code"))),
-    }
-}
+use std::collections::BTreeMap;
 
 /// Where a record stands: what becomes of its identity and coordinates.
 #[derive(Debug, Clone, Copy)]
@@ -130,12 +28,13 @@ pub struct LineAt<'a> {
     pub line: u64,
 }
 
-#[derive(Debug, Clone)]
-enum BoundId {
-    Column(usize, String),
-    Template(Template),
-    Ordinal { at: usize, name: String, seen: HashMap<Box<str>, u64> },
-    FileAndLine,
+/// What a mapping makes of a record.
+#[derive(Debug)]
+pub enum Mapped<'r> {
+    /// A transaction; validated, except against a clock.
+    Transaction(Box<Transaction<'r>>),
+    /// It is left out, by the mapping's rule of this number, from 0.
+    Skipped(usize),
 }
 
 /// A mapping bound to the columns of one input. It counts ordinals, so it must see every record of
@@ -144,6 +43,8 @@ enum BoundId {
 #[derive(Debug, Clone)]
 pub struct ColumnMapper {
     columns: usize,
+    ragged: bool,
+    skip: Vec<Option<Condition>>,
     id: BoundId,
     account_id: BoundText,
     merchant_id: BoundText,
@@ -155,58 +56,77 @@ pub struct ColumnMapper {
     event_time: BoundEventTime,
     description: Option<BoundText>,
     attributes: Vec<(String, BoundText)>,
+    /// Columns that nothing names, where they become attributes.
+    others: Columns,
+    /// The same, where they become nothing.
+    dropped: Vec<String>,
 }
 
 impl ColumnMapper {
-    /// Finds every column that the mapping names.
+    /// Finds every column that the mapping names. `ragged` says that a record may end early.
     ///
     /// # Errors
     /// `Usage` that lists the columns when one is missing.
-    pub fn bind(fields: &Fields, header: &Header) -> Result<ColumnMapper> {
-        let text = |spec: &TextSpec| BoundText::bind(spec, header);
+    pub fn bind(fields: &Fields, header: &Header, ragged: bool) -> Result<ColumnMapper> {
+        let header = header.clone().with(&fields.columns);
+        let text = |spec: &TextSpec| BoundText::bind(spec, &header);
         let country = fields.country.column.as_deref();
         let country = country
             .map(|name| Ok::<_, anyhow::Error>((header.find(name)?, fields.country.codes.clone())));
         let attributes = fields.attributes.iter().map(|(n, spec)| Ok((n.clone(), text(spec)?)));
+        // Of a rule without a column nothing is asked but whether the record is blank.
+        let skip = fields.skip.iter().map(|rule| Question::from(rule).bind(&header));
+        let (others, dropped) = unnamed(fields, &header)?;
         Ok(ColumnMapper {
             columns: header.len(),
-            id: bind_id(&fields.id, header)?,
+            ragged,
+            skip: skip.collect::<Result<_>>()?,
+            id: BoundId::bind(&fields.id, &header)?,
             account_id: text(&fields.account_id)?,
             merchant_id: text(&fields.merchant_id)?,
-            amount: BoundAmount::bind(&fields.amount, header)?,
+            amount: BoundAmount::bind(&fields.amount, &header)?,
             currency: text(&fields.currency)?,
-            kind: BoundKind::bind(&fields.kind, header)?,
+            kind: BoundKind::bind(&fields.kind, &header)?,
             country: country.transpose()?,
             country_constant: fields.country.constant.clone(),
-            event_time: BoundEventTime::bind(&fields.event_time, fields.form.clone(), header)?,
+            event_time: BoundEventTime::bind(&fields.event_time, fields.times.clone(), &header)?,
             description: fields.description.as_ref().map(text).transpose()?,
             attributes: attributes.collect::<Result<_>>()?,
+            others,
+            dropped,
         })
+    }
+
+    /// Names of the columns that become nothing.
+    #[must_use]
+    pub fn dropped(&self) -> &[String] {
+        &self.dropped
     }
 
     /// Counts a record that was sent before.
     pub fn pass(&mut self, row: Option<&Row<'_>>) {
         if let Some(row) = row
-            && row.len() == self.columns
+            && self.has_right_length(row)
+            && self.skipped(row).is_none()
         {
-            self.count(row);
+            self.id.count(row);
         }
     }
 
-    /// The ordinal of the row, where the identity needs one.
-    fn count(&mut self, row: &Row<'_>) -> u64 {
-        let BoundId::Ordinal { at, seen, .. } = &mut self.id else { return 0 };
-        let value = row.text(*at);
-        if let Some(count) = seen.get_mut(value) {
-            *count += 1;
-            return *count;
-        }
-        seen.insert(value.into(), 1);
-        1
+    /// What a record has beyond the columns may only be empty: a delimiter at the end of each line.
+    fn has_right_length(&self, row: &Row<'_>) -> bool {
+        (row.len() >= self.columns || self.ragged)
+            && (self.columns..row.len()).all(|at| row.text(at).is_empty())
     }
 
-    /// Maps a record; `None` stands for one whose values are not UTF-8. The result is validated,
-    /// except against a clock.
+    fn skipped(&self, row: &Row<'_>) -> Option<usize> {
+        self.skip.iter().position(|rule| match rule {
+            Some(condition) => condition.fits(row),
+            None => row.is_blank(),
+        })
+    }
+
+    /// Maps a record; `None` stands for one whose values are not UTF-8.
     ///
     /// # Errors
     /// A rejection that names the column and carries the money where it is known.
@@ -214,20 +134,28 @@ impl ColumnMapper {
         &mut self,
         row: Option<&Row<'r>>,
         at: LineAt<'r>,
-    ) -> Result<Transaction<'r>, Rejection> {
-        let row = row.ok_or_else(|| Rejection::new(Reason::Malformed, "the line is not UTF-8"))?;
-        if row.len() != self.columns {
+    ) -> Result<Mapped<'r>, Rejection> {
+        let row = row.ok_or_else(|| {
+            let message = "the line is not UTF-8; csv.encoding = \"windows-1252\" or \"auto\"?";
+            Rejection::new(Reason::Malformed, message)
+        })?;
+        if !self.has_right_length(row) {
             let message = format!("{} fields where {} are expected", row.len(), self.columns);
             return Err(Rejection::new(Reason::Mapping, message));
         }
-        let ordinal = self.count(row);
-        let amount = self.amount.read(row)?;
-        let currency = required("currency", self.currency.read(row))?;
-        let money = Currency::parse(&currency).map(|known| (known, amount));
+        if let Some(rule) = self.skipped(row) {
+            return Ok(Mapped::Skipped(rule));
+        }
+        let ordinal = self.id.count(row);
+        let code = self.currency.read(row);
+        let known = Currency::parse(&code);
+        let amount = self.amount.read(row, known)?;
+        let currency = required("currency", code)?;
+        let money = known.map(|known| (known, amount));
         let finish = || {
             let (country, foreign) = self.country(row);
             let transaction = Transaction {
-                transaction_id: self.id(row, at, ordinal)?,
+                transaction_id: self.id.read(row, at, ordinal)?,
                 source: Cow::Borrowed(at.source),
                 source_seq: i64::try_from(at.line).unwrap_or(i64::MAX),
                 account_id: required("account_id", self.account_id.read(row))?,
@@ -246,31 +174,9 @@ impl ColumnMapper {
                 attributes: self.attributes(row, foreign),
             };
             // The clock has no say here: the same file gives the same records on any day.
-            Ok(validate(transaction, i64::MAX)?.transaction)
+            Ok(Mapped::Transaction(Box::new(validate(transaction, i64::MAX)?.transaction)))
         };
         finish().map_err(|rejection: Rejection| Rejection { money, ..rejection })
-    }
-
-    fn id<'r>(
-        &self,
-        row: &Row<'r>,
-        at: LineAt<'_>,
-        ordinal: u64,
-    ) -> Result<Cow<'r, str>, Rejection> {
-        let empty =
-            |name: &str| Rejection::new(Reason::MissingField, format!("column {name} is empty"));
-        match &self.id {
-            BoundId::Column(at, name) => match row.text(*at) {
-                "" => Err(empty(name)),
-                text => Ok(Cow::Borrowed(text)),
-            },
-            BoundId::Template(template) => Ok(Cow::Owned(template.fill(row))),
-            BoundId::Ordinal { at, name, .. } => match row.text(*at) {
-                "" => Err(empty(name)),
-                text => Ok(Cow::Owned(format!("{text}-{ordinal}"))),
-            },
-            BoundId::FileAndLine => Ok(Cow::Owned(format!("{}:{}", at.file, at.line))),
-        }
     }
 
     /// The code, and the source's own text where there is none.
@@ -296,27 +202,47 @@ impl ColumnMapper {
     ) -> Vec<(Cow<'r, str>, Cow<'r, str>)> {
         let declared =
             self.attributes.iter().map(|(n, text)| (Cow::Owned(n.clone()), text.read(row)));
-        let mut all: Vec<_> = declared.filter(|(_, text)| !text.is_empty()).collect();
+        let others = self
+            .others
+            .iter()
+            .map(|(at, name)| (Cow::Owned(name.clone()), Cow::Borrowed(row.text(*at))));
+        let mut all: Vec<_> = declared.chain(others).filter(|(_, text)| !text.is_empty()).collect();
         all.extend(foreign_country.map(|text| (Cow::Borrowed("country"), Cow::Borrowed(text))));
         all.sort();
         all
     }
 }
 
-fn bind_id(spec: &IdSpec, header: &Header) -> Result<BoundId> {
-    let column = |name: &String| Ok::<_, anyhow::Error>((header.find(name)?, name.clone()));
-    Ok(match spec {
-        IdSpec { column: Some(name), .. } => {
-            let (at, name) = column(name)?;
-            BoundId::Column(at, name)
-        }
-        IdSpec { template: Some(text), .. } => BoundId::Template(Template::bind(text, header)?),
-        IdSpec { ordinal_of: Some(name), .. } => {
-            let (at, name) = column(name)?;
-            BoundId::Ordinal { at, name, seen: HashMap::new() }
-        }
-        _ => BoundId::FileAndLine,
-    })
+/// Positions and names of columns.
+type Columns = Vec<(usize, String)>;
+
+/// Columns that nothing names: those that become attributes, or the names of those that do not.
+fn unnamed(fields: &Fields, header: &Header) -> Result<(Columns, Vec<String>)> {
+    let taken = fields.named().into_iter().map(|name| header.find(name));
+    let taken: Vec<usize> = taken.collect::<Result<_>>()?;
+    let all = header.names().iter().cloned().enumerate();
+    let left = all.filter(|(at, name)| !taken.contains(at) && !name.is_empty());
+    if fields.other_columns == OtherColumns::Drop {
+        return Ok((Vec::new(), left.map(|(_, name)| name).collect()));
+    }
+    // A name that an attribute has already, or that came before, would come twice.
+    let mut names: Vec<&str> = fields.attributes.keys().map(String::as_str).collect();
+    names.push("country");
+    let mut kept = Columns::new();
+    for (at, name) in left {
+        let is_new = !names.contains(&name.as_str()) && kept.iter().all(|(_, n)| *n != name);
+        let name = if is_new { name } else { format!("{name} ({})", at + 1) };
+        kept.push((at, name));
+    }
+    let room = MAX_ATTRIBUTES.saturating_sub(names.len());
+    if kept.len() > room {
+        return Err(super::usage(format!(
+            "other_columns = \"attributes\": {} columns that no field takes, and room for {room} \
+             attributes; name those that matter in [attributes]",
+            kept.len()
+        )));
+    }
+    Ok((kept, Vec::new()))
 }
 
 fn required<'r>(field: &str, text: Cow<'r, str>) -> Result<Cow<'r, str>, Rejection> {

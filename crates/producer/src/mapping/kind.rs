@@ -1,5 +1,6 @@
-//! Kind of movement: a column, or ordered rules.
+//! Kind of movement: a column, the sign, or ordered rules.
 
+use super::condition::{Condition, Question};
 use super::file::{KindRule, KindSpec, Sign};
 use super::row::{Header, Row};
 use super::usage;
@@ -20,6 +21,8 @@ pub enum BoundKind {
         /// Its words → kinds.
         values: Vec<(String, Kind)>,
     },
+    /// The sign of the amount.
+    Sign,
     /// The first rule that fits.
     Rules(Vec<BoundRule>),
 }
@@ -28,14 +31,8 @@ pub enum BoundKind {
 #[derive(Debug, Clone)]
 pub struct BoundRule {
     is: Kind,
-    text: Option<(usize, Match)>,
+    condition: Option<Condition>,
     sign: Option<Sign>,
-}
-
-#[derive(Debug, Clone)]
-enum Match {
-    Prefix(String),
-    Equals(String),
 }
 
 fn kind(text: &str) -> Result<Kind> {
@@ -47,23 +44,27 @@ fn kind(text: &str) -> Result<Kind> {
 /// Checks a spec.
 ///
 /// # Errors
-/// `Usage` when there is not exactly one of column and rules, or a rule makes no sense.
+/// `Usage` when there is not exactly one of column, by_sign and rules, or a rule makes no sense.
 pub fn check(spec: &KindSpec) -> Result<()> {
-    if spec.column.is_some() != spec.rules.is_empty() {
-        return Err(usage("[kind]: exactly one of column and rules is needed".into()));
+    let given = [spec.column.is_some(), spec.by_sign, !spec.rules.is_empty()];
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        return Err(usage("[kind]: exactly one of column, by_sign and rules is needed".into()));
+    }
+    if spec.column.is_none() && !spec.values.is_empty() {
+        return Err(usage("[kind]: values needs a column".into()));
     }
     spec.values.values().try_for_each(|v| kind(v).map(|_| ()))?;
     for rule in &spec.rules {
         kind(&rule.is)?;
-        let tests = usize::from(rule.prefix.is_some()) + usize::from(rule.equals.is_some());
-        if tests != usize::from(rule.column.is_some()) {
-            return Err(usage(format!(
-                "[[kind.rules]] is = {:?}: column goes with exactly one of prefix and equals",
-                rule.is
-            )));
-        }
+        Question::from(rule).check(&format!("[[kind.rules]] is = {:?}", rule.is))?;
     }
     Ok(())
+}
+
+/// The columns that a spec names.
+pub fn columns(spec: &KindSpec) -> impl Iterator<Item = &str> {
+    let rules = spec.rules.iter().filter_map(|rule| rule.column.as_deref());
+    spec.column.as_deref().into_iter().chain(rules)
 }
 
 impl BoundKind {
@@ -72,6 +73,9 @@ impl BoundKind {
     /// # Errors
     /// `Usage` when a column does not exist.
     pub fn bind(spec: &KindSpec, header: &Header) -> Result<BoundKind> {
+        if spec.by_sign {
+            return Ok(BoundKind::Sign);
+        }
         let Some(name) = &spec.column else {
             let rules = spec.rules.iter().map(|r| BoundRule::bind(r, header));
             return Ok(BoundKind::Rules(rules.collect::<Result<_>>()?));
@@ -98,11 +102,15 @@ impl BoundKind {
                 }
                 let translated = values.iter().find(|(word, _)| word == text).map(|(_, k)| *k);
                 translated.or_else(|| Kind::parse(text)).ok_or_else(|| {
-                    let message =
-                        format!("column {name} has a kind that the mapping does not list");
+                    let message = format!("column {name} has {text:?}, which [kind] does not list");
                     Rejection::new(Reason::Mapping, message)
                 })
             }
+            BoundKind::Sign => Ok(match amount.units.signum() {
+                1 => Kind::Purchase,
+                -1 => Kind::Refund,
+                _ => Kind::Adjustment,
+            }),
             BoundKind::Rules(rules) => {
                 rules.iter().find(|r| r.fits(row, amount)).map(|r| r.is).ok_or_else(|| {
                     Rejection::new(Reason::Mapping, "no rule of [kind] fits the line")
@@ -114,25 +122,16 @@ impl BoundKind {
 
 impl BoundRule {
     fn bind(rule: &KindRule, header: &Header) -> Result<BoundRule> {
-        let test = match (&rule.prefix, &rule.equals) {
-            (Some(prefix), _) => Some(Match::Prefix(prefix.clone())),
-            (_, Some(equals)) => Some(Match::Equals(equals.clone())),
-            _ => None,
-        };
-        let at = rule.column.as_deref().map(|name| header.find(name)).transpose()?;
-        Ok(BoundRule { is: kind(&rule.is)?, text: at.zip(test), sign: rule.sign })
+        let condition = Question::from(rule).bind(header)?;
+        Ok(BoundRule { is: kind(&rule.is)?, condition, sign: rule.sign })
     }
 
     fn fits(&self, row: &Row<'_>, amount: Amount) -> bool {
-        let text = self.text.as_ref().is_none_or(|(at, test)| match test {
-            Match::Prefix(prefix) => row.text(*at).starts_with(prefix.as_str()),
-            Match::Equals(equals) => row.text(*at) == equals,
-        });
         let sign = self.sign.is_none_or(|sign| match sign {
             Sign::Positive => amount.units > 0,
             Sign::Zero => amount.units == 0,
             Sign::Negative => amount.units < 0,
         });
-        text && sign
+        sign && self.condition.as_ref().is_none_or(|condition| condition.fits(row))
     }
 }

@@ -1,5 +1,6 @@
 //! What a line becomes on its way: an Avro record, or its own bytes with the reason.
 
+use crate::cards::Cards;
 use caudal_core::avro::{self, Writer};
 use caudal_core::headers;
 use caudal_core::mask::mask_card_numbers;
@@ -23,28 +24,42 @@ pub struct Envelope {
     pub partitions: i32,
     /// Id of `transaction.avsc`.
     pub schema_id: u32,
+    /// What is done with card numbers.
+    pub cards: Cards,
 }
 
 impl Envelope {
-    /// A transaction, keyed by its account.
+    /// A transaction without card numbers, keyed by its account.
     #[must_use]
     pub fn transaction(&self, t: &Transaction<'_>) -> OutRecord {
+        match self.cards.without(t) {
+            Some(without) => self.encode(&without),
+            None => self.encode(t),
+        }
+    }
+
+    fn encode(&self, t: &Transaction<'_>) -> OutRecord {
         let mut out = Writer::framed(self.schema_id);
         avro::write_transaction(&mut out, t);
         self.record(t.account_id.as_bytes().to_vec(), Some(out.into_bytes()), Vec::new())
     }
 
     /// A line that cannot be mapped: its bytes with card numbers masked, keyed by `place`
-    /// (`<file>:<line>`), with the reason in headers.
+    /// (`<file>:<line>`), with the reason in headers; where something was masked, its keyed hash
+    /// too.
     #[must_use]
     pub fn unmappable(&self, raw: &[u8], place: &str, rejection: &Rejection) -> OutRecord {
         let message = clear_message(rejection);
-        let headers = vec![
+        let mut all = vec![
             (headers::REASON, rejection.reason.as_str().into()),
             (headers::ERROR_MESSAGE, message.into_bytes()),
             (headers::LINE, place.into()),
         ];
-        self.record(place.into(), Some(mask_bytes(raw)), headers)
+        let masked = mask_bytes(raw);
+        if masked != raw {
+            all.push((headers::KEYED_SHA256, self.cards.keyed_sha256(raw).into_bytes()));
+        }
+        self.record(place.into(), Some(masked), all)
     }
 
     /// A line that is too large: its first [`LARGE_HEAD`] bytes, with SHA-256 (in hex) and size of

@@ -96,6 +96,7 @@ impl Source for GeneratedSource {
             records: self.tally.records,
             unmappable: 0,
             elsewhere: 0,
+            skipped: 0,
             sums: self.tally.sums.texts(),
             unmappable_sums: self.tally.unmappable_sums.texts(),
             done: self.done,

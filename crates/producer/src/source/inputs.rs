@@ -1,6 +1,7 @@
 //! Files: finding them, naming them, opening them, gzip or not.
 
 use crate::mapping::file::Format;
+use crate::mapping::pattern::matches;
 use anyhow::{Context as _, Result};
 use caudal_service::exit::Usage;
 use flate2::bufread::MultiGzDecoder;
@@ -30,6 +31,19 @@ pub struct Input {
 /// [`Usage`] when nothing is found, or two inputs have the same file name: progress is kept by
 /// name.
 pub fn expand(patterns: &[String], format: Format) -> Result<Vec<Input>> {
+    for pattern in patterns {
+        if pattern != "-" && expand_one(pattern, format)?.is_empty() {
+            return Err(Usage(format!("input {pattern}: no file there fits")).into());
+        }
+    }
+    expand_present(patterns, format)
+}
+
+/// As [`expand`], where a folder or a glob may have no file yet.
+///
+/// # Errors
+/// As [`expand`].
+pub fn expand_present(patterns: &[String], format: Format) -> Result<Vec<Input>> {
     let mut found: BTreeMap<String, Option<PathBuf>> = BTreeMap::new();
     for pattern in patterns {
         if pattern == "-" {
@@ -39,7 +53,7 @@ pub fn expand(patterns: &[String], format: Format) -> Result<Vec<Input>> {
         for path in expand_one(pattern, format)? {
             let name = file_name(&path)?;
             if let Some(Some(other)) = found.insert(name.clone(), Some(path.clone()))
-                && other != path
+                && !is_same_file(&other, &path)
             {
                 return Err(Usage(format!(
                     "{} and {} have the same file name, by which progress is kept; rename one, or \
@@ -52,6 +66,12 @@ pub fn expand(patterns: &[String], format: Format) -> Result<Vec<Input>> {
         }
     }
     Ok(found.into_iter().map(|(name, path)| Input { name, path }).collect())
+}
+
+/// Whether two paths, which may overlap as patterns do, lead to one file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let real = |path| fs::canonicalize(path).ok();
+    one == other || real(one).is_some_and(|one| real(other) == Some(one))
 }
 
 fn expand_one(pattern: &str, format: Format) -> Result<Vec<PathBuf>> {
@@ -71,7 +91,7 @@ fn expand_one(pattern: &str, format: Format) -> Result<Vec<PathBuf>> {
     list(parent.unwrap_or(Path::new(".")), pattern, |name| matches(last, name))
 }
 
-/// The files of a folder whose names are wanted and not hidden; at least one.
+/// The files of a folder whose names are wanted and not hidden.
 fn list(folder: &Path, pattern: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let entries = fs::read_dir(folder)
@@ -82,9 +102,6 @@ fn list(folder: &Path, pattern: &str, wanted: impl Fn(&str) -> bool) -> Result<V
         if !name.starts_with('.') && wanted(name) && path.is_file() {
             paths.push(path);
         }
-    }
-    if paths.is_empty() {
-        return Err(Usage(format!("input {pattern}: no file there fits")).into());
     }
     Ok(paths)
 }
@@ -104,23 +121,6 @@ fn is_of_format(name: &str, format: Format) -> bool {
         Format::Ndjson => &[".ndjson", ".jsonl", ".json"],
     };
     endings.iter().any(|ending| name.ends_with(ending))
-}
-
-/// Whether `name` fits a pattern of `*` (any text), `?` (one character) and literal characters.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some(first) = pattern.chars().next() else { return name.is_empty() };
-    let rest = &pattern[first.len_utf8()..];
-    match first {
-        '*' => name
-            .char_indices()
-            .map(|(at, _)| at)
-            .chain([name.len()])
-            .any(|at| matches(rest, &name[at..])),
-        c => name
-            .chars()
-            .next()
-            .is_some_and(|n| (c == '?' || c == n) && matches(rest, &name[n.len_utf8()..])),
-    }
 }
 
 /// How much of an input was read, as it lies on disk.
@@ -165,11 +165,21 @@ impl<R: Read> Read for Metered<R> {
     }
 }
 
+/// An input that was opened.
+pub struct Opened {
+    /// Its bytes, decompressed.
+    pub reader: Box<dyn BufRead + Send>,
+    /// How much of it was read.
+    pub meter: Meter,
+    /// Whether it is gzip.
+    pub gzip: bool,
+}
+
 /// Opens an input; gzip is told by its magic bytes, and several members are read as one.
 ///
 /// # Errors
 /// When it cannot be opened or its first bytes cannot be read.
-pub fn open(input: &Input) -> Result<(Box<dyn BufRead + Send>, Meter)> {
+pub fn open(input: &Input) -> Result<Opened> {
     let (raw, size): (Box<dyn Read + Send>, _) = match &input.path {
         None => (Box::new(io::stdin()), None),
         Some(path) => {
@@ -185,7 +195,8 @@ pub fn open(input: &Input) -> Result<(Box<dyn BufRead + Send>, Meter)> {
     let first = buffered.fill_buf().with_context(|| format!("cannot read {}", input.name))?;
     if first.starts_with(&[0x1f, 0x8b]) {
         let plain = MultiGzDecoder::new(buffered);
-        return Ok((Box::new(BufReader::with_capacity(BUFFER, plain)), meter));
+        let reader = Box::new(BufReader::with_capacity(BUFFER, plain));
+        return Ok(Opened { reader, meter, gzip: true });
     }
-    Ok((Box::new(buffered), meter))
+    Ok(Opened { reader: Box::new(buffered), meter, gzip: false })
 }

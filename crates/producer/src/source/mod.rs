@@ -1,9 +1,10 @@
-//! Where transactions come from: files and standard input, or the generator.
+//! Where transactions come from: files and standard input, the generator, or a source of your own.
 
 pub mod envelope;
 pub mod generated;
 pub mod inputs;
 pub mod lines;
+pub mod own;
 pub mod records;
 
 use crate::progress::Progress;

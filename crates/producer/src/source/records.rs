@@ -1,15 +1,20 @@
 //! Cuts a stream of bytes into records with exact positions, whatever the size of a record.
 
+use crate::mapping::encoding;
 use crate::mapping::file::{Csv, Format};
+use crate::mapping::written::Delimiter;
+use caudal_core::reject::Rejection;
 use csv_core::{ReadRecordResult as Step, Reader as CsvReader, ReaderBuilder};
 use sha2::{Digest as _, Sha256};
-use std::io::{self, BufRead, Chain, Cursor, Read as _};
+use std::io::{self, BufRead};
 
 /// Longest line that is kept whole, in bytes: the topic's limit of 1 MiB for one record, less 16 KiB
 /// for key, headers and framing, even where nothing can be compressed.
 pub const MAX_RECORD: usize = (1 << 20) - (16 << 10);
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Of lines to pass over, and of a first line, no more than this is looked at.
+const MAX_HEAD: usize = 1 << 20;
 
 /// One record of the input. Its buffers are used again for the next.
 #[derive(Debug, Default)]
@@ -22,10 +27,12 @@ pub struct RawRecord {
     pub digest: Option<[u8; 32]>,
     /// Line at which it begins, from 1.
     pub line: u64,
-    /// CSV: the values one after another.
+    /// CSV, and JSON that is read by paths: the values one after another.
     pub fields: Vec<u8>,
-    /// CSV: where each value ends.
+    /// CSV, and JSON that is read by paths: where each value ends.
     pub ends: Vec<usize>,
+    /// JSON that is read by paths: why there are no values.
+    pub fault: Option<Rejection>,
 }
 
 /// A position between two records. Bytes are those of the decompressed data.
@@ -60,15 +67,23 @@ pub fn hex(bytes: &[u8]) -> String {
 /// Reads records. Blank lines are passed over: a record has at least one byte.
 #[derive(Debug)]
 pub struct Records<R> {
-    /// The first bytes again, after they were looked at, and the rest.
-    input: Chain<Cursor<Vec<u8>>, R>,
-    cutter: Cutter,
+    input: Input<R>,
+    format: Format,
+    csv: Csv,
+    /// `None` until the first bytes are there.
+    cutter: Option<Cutter>,
     /// After the last complete record.
     position: Position,
     /// After the last byte taken.
     running: Position,
     after_cr: bool,
     large: Option<Sha256>,
+    /// Whether more may come after the end.
+    growing: bool,
+    /// A record that the end has cut in two: how much of its values is there.
+    pending: Option<(usize, usize)>,
+    /// Whether the last record ended because the input did, and not with its line.
+    cut_short: bool,
 }
 
 #[derive(Debug)]
@@ -78,37 +93,34 @@ enum Cutter {
 }
 
 impl<R: BufRead> Records<R> {
-    /// Records of `input` from its first byte. A byte order mark counts as bytes, and belongs to
-    /// no record.
-    ///
-    /// # Errors
-    /// When the first bytes cannot be read.
-    pub fn new(mut input: R, format: Format, csv: &Csv) -> io::Result<Records<R>> {
-        let mut first = Vec::new();
-        input.by_ref().take(BOM.len() as u64).read_to_end(&mut first)?;
-        let mut start = Position { byte: 0, line: 0, hash: Sha256::new() };
-        if first == BOM {
-            start.hash.update(&first);
-            start.byte = first.len() as u64;
-            first.clear();
-        }
-        let cutter = match format {
-            Format::Ndjson => Cutter::Lines,
-            Format::Csv => Cutter::Csv(Box::new(
-                ReaderBuilder::new()
-                    .delimiter(ascii(csv.delimiter))
-                    .quote(ascii(csv.quote))
-                    .build(),
-            )),
-        };
-        Ok(Records {
-            input: Cursor::new(first).chain(input),
-            cutter,
+    /// Records of `input` from its first byte. A byte order mark, and lines that the mapping passes
+    /// over, count as bytes and belong to no record.
+    #[must_use]
+    pub fn new(input: R, format: Format, csv: &Csv) -> Records<R> {
+        let start = Position { byte: 0, line: 0, hash: Sha256::new() };
+        Records {
+            input: Input { head: Vec::new(), at: 0, rest: input, limit: None },
+            format,
+            csv: csv.clone(),
+            cutter: None,
             position: start.clone(),
             running: start,
             after_cr: false,
             large: None,
-        })
+            growing: false,
+            pending: None,
+            cut_short: false,
+        }
+    }
+
+    /// Says whether the input grows: a record without a line end is then kept until its rest comes.
+    pub fn set_growing(&mut self, growing: bool) {
+        self.growing = growing;
+    }
+
+    /// Takes the input to end at that byte, as an earlier run saw it; `None` takes the rest of it.
+    pub fn set_limit(&mut self, byte: Option<u64>) {
+        self.input.limit = byte.map(|byte| byte.saturating_sub(self.running.byte));
     }
 
     /// The position after the last complete record.
@@ -116,23 +128,42 @@ impl<R: BufRead> Records<R> {
         &self.position
     }
 
-    /// Reads the next record; false at the end.
+    /// Reads the next record; false at the end. Where the input grows, the same record must be
+    /// given again after the end.
     ///
     /// # Errors
     /// What the input says; [`Records::position`] is then still after the last complete record.
+    /// `Unsupported` when it is UTF-16; `InvalidData` when it goes on within a line that was taken to be whole.
     pub fn read(&mut self, record: &mut RawRecord) -> io::Result<bool> {
-        record.raw.clear();
-        record.fields.clear();
-        record.ends.clear();
-        (record.size, record.digest, record.line) = (0, None, 0);
-        self.large = None;
-        let complete = match &self.cutter {
-            Cutter::Csv(_) => self.read_csv(record)?,
-            Cutter::Lines => self.read_line(record)?,
-        };
-        if !complete {
+        if self.cutter.is_none() && !self.start()? {
             return Ok(false);
         }
+        let (mut out, mut ends) = (0, 0);
+        match self.pending.take() {
+            Some(kept) => (out, ends) = kept,
+            None => {
+                record.raw.clear();
+                (record.size, record.digest, record.line, record.fault) = (0, None, 0, None);
+                self.large = None;
+                record.fields.clear();
+                record.ends.clear();
+                if self.format == Format::Csv {
+                    record.fields.resize(1024, 0);
+                    record.ends.resize(64, 0);
+                }
+            }
+        }
+        let complete = match self.format {
+            Format::Csv => self.read_csv(record, &mut out, &mut ends)?,
+            Format::Ndjson => self.read_line(record)?,
+        };
+        if !complete {
+            self.pending = self.growing.then_some((out, ends));
+            return Ok(false);
+        }
+        record.fields.truncate(out);
+        record.ends.truncate(ends);
+        encoding::to_utf8(self.csv.encoding, &mut record.fields, &mut record.ends);
         self.position = self.running.clone();
         record.digest = self.large.take().map(|hash| hash.finalize().into());
         while record.digest.is_none() && record.raw.last().is_some_and(|b| is_line_end(*b)) {
@@ -142,29 +173,63 @@ impl<R: BufRead> Records<R> {
         Ok(true)
     }
 
-    fn read_csv(&mut self, record: &mut RawRecord) -> io::Result<bool> {
-        let (mut out, mut ends) = (0, 0);
-        record.fields.resize(1024, 0);
-        record.ends.resize(64, 0);
+    /// Passes over what comes before the first record, and finds the delimiter; false where it has
+    /// not come yet.
+    fn start(&mut self) -> io::Result<bool> {
+        let csv = matches!(self.format, Format::Csv);
+        let skipped = if csv { self.csv.skip_lines as usize } else { 0 };
+        let sniffed = csv && self.csv.delimiter == Delimiter::Auto;
+        if !self.input.look(BOM.len(), skipped + usize::from(sniffed))? && self.growing {
+            return Ok(false);
+        }
+        let head = &self.input.head;
+        if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+            let message = "it is UTF-16; bring it to UTF-8 first (iconv -f UTF-16 -t UTF-8)";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
+        let bom = if head.starts_with(BOM) { BOM.len() } else { 0 };
+        let start = bom + lines_end(&head[bom..], skipped).unwrap_or(head.len() - bom);
+        self.running.hash.update(&head[..start]);
+        self.running.byte = start as u64;
+        self.running.line = line_ends(&head[bom..start], &mut self.after_cr);
+        let line = &head[start..];
+        let line = &line[..lines_end(line, 1).unwrap_or(line.len())];
+        self.cutter = Some(cutter(self.format, &self.csv, line));
+        self.input.consume(start);
+        self.position = self.running.clone();
+        Ok(true)
+    }
+
+    fn read_csv(
+        &mut self,
+        record: &mut RawRecord,
+        out: &mut usize,
+        ends: &mut usize,
+    ) -> io::Result<bool> {
         loop {
+            let may_grow = self.growing && self.input.limit != Some(0);
             let buffer = self.input.fill_buf()?;
-            let Cutter::Csv(core) = &mut self.cutter else { return Ok(false) };
-            let (step, taken, written, ended) =
-                core.read_record(buffer, &mut record.fields[out..], &mut record.ends[ends..]);
+            let Some(Cutter::Csv(core)) = &mut self.cutter else { return Ok(false) };
+            if buffer.is_empty() && may_grow {
+                return Ok(false);
+            }
+            let ended = buffer.is_empty();
+            check_line_goes_on(&mut self.cut_short, buffer)?;
+            let (step, taken, written, more_ends) =
+                core.read_record(buffer, &mut record.fields[*out..], &mut record.ends[*ends..]);
             take(buffer, taken, record, &mut self.running, &mut self.after_cr, &mut self.large);
             self.input.consume(taken);
-            (out, ends) = (out + written, ends + ended);
+            (*out, *ends) = (*out + written, *ends + more_ends);
             match step {
                 Step::InputEmpty => {}
                 // Of a record that is too large nobody asks for the values.
                 Step::OutputFull | Step::OutputEndsFull if self.large.is_some() => {
-                    (out, ends) = (0, 0);
+                    (*out, *ends) = (0, 0);
                 }
                 Step::OutputFull => record.fields.resize(record.fields.len() * 2, 0),
                 Step::OutputEndsFull => record.ends.resize(record.ends.len() * 2, 0),
                 Step::Record => {
-                    record.fields.truncate(out);
-                    record.ends.truncate(ends);
+                    self.cut_short = ended;
                     return Ok(true);
                 }
                 Step::End => return Ok(false),
@@ -174,10 +239,16 @@ impl<R: BufRead> Records<R> {
 
     fn read_line(&mut self, record: &mut RawRecord) -> io::Result<bool> {
         loop {
+            let may_grow = self.growing && self.input.limit != Some(0);
             let buffer = self.input.fill_buf()?;
             if buffer.is_empty() {
+                if may_grow {
+                    return Ok(false);
+                }
+                self.cut_short = record.size > 0;
                 return Ok(record.size > 0);
             }
+            check_line_goes_on(&mut self.cut_short, buffer)?;
             let end = buffer.iter().position(|b| *b == b'\n');
             let taken = end.map_or(buffer.len(), |at| at + 1);
             take(buffer, taken, record, &mut self.running, &mut self.after_cr, &mut self.large);
@@ -189,9 +260,96 @@ impl<R: BufRead> Records<R> {
     }
 }
 
-fn ascii(c: char) -> u8 {
+/// Refuses what comes after a line that was taken to be whole, unless a line end does.
+fn check_line_goes_on(cut_short: &mut bool, buffer: &[u8]) -> io::Result<()> {
+    let Some(first) = buffer.first() else { return Ok(()) };
+    if std::mem::take(cut_short) && !is_line_end(*first) {
+        let message = "its last line had no line end when it was sent, and goes on now";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok(())
+}
+
+/// An input whose first bytes can be looked at before they are taken, and that can end early.
+#[derive(Debug)]
+struct Input<R> {
+    /// Bytes that were looked at, and how many of them were taken.
+    head: Vec<u8>,
+    at: usize,
+    rest: R,
+    /// How many more may be taken.
+    limit: Option<u64>,
+}
+
+impl<R: BufRead> Input<R> {
+    /// Looks at the first `bytes` and `lines`; whether all of them are there.
+    fn look(&mut self, bytes: usize, lines: usize) -> io::Result<bool> {
+        loop {
+            let enough =
+                lines_end(&self.head, lines).is_some_and(|end| end.max(bytes) <= self.head.len());
+            if enough || self.head.len() > MAX_HEAD {
+                return Ok(true);
+            }
+            let buffer = self.rest.fill_buf()?;
+            if buffer.is_empty() {
+                return Ok(false);
+            }
+            let taken = buffer.len();
+            self.head.extend_from_slice(buffer);
+            self.rest.consume(taken);
+        }
+    }
+
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let buffer = match self.head.get(self.at..).filter(|left| !left.is_empty()) {
+            Some(left) => left,
+            None => self.rest.fill_buf()?,
+        };
+        let most = self.limit.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        Ok(&buffer[..buffer.len().min(most)])
+    }
+
+    fn consume(&mut self, taken: usize) {
+        if let Some(limit) = &mut self.limit {
+            *limit = limit.saturating_sub(taken as u64);
+        }
+        if self.at < self.head.len() {
+            self.at += taken;
+            if self.at == self.head.len() {
+                // Its memory is not needed any more.
+                (self.head, self.at) = (Vec::new(), 0);
+            }
+            return;
+        }
+        self.rest.consume(taken);
+    }
+}
+
+/// Where the first `lines` lines end, line ends included; `None` where there are fewer. A CR that
+/// nothing follows yet may be half a line end.
+fn lines_end(bytes: &[u8], lines: usize) -> Option<usize> {
+    let mut at = 0;
+    for _ in 0..lines {
+        at += bytes[at..].iter().position(|b| is_line_end(*b))? + 1;
+        if bytes[at - 1] == b'\r' && *bytes.get(at)? == b'\n' {
+            at += 1;
+        }
+    }
+    Some(at)
+}
+
+fn cutter(format: Format, csv: &Csv, line: &[u8]) -> Cutter {
+    if format == Format::Ndjson {
+        return Cutter::Lines;
+    }
     // The mapping was checked: one ASCII character.
-    u8::try_from(c).unwrap_or(b',')
+    let quote = u8::try_from(csv.quote).unwrap_or(b'"');
+    let core = ReaderBuilder::new()
+        .delimiter(csv.delimiter.of(line, quote))
+        .quote(quote)
+        .quoting(csv.quoting)
+        .build();
+    Cutter::Csv(Box::new(core))
 }
 
 fn is_line_end(byte: u8) -> bool {
