@@ -2,6 +2,7 @@
 
 mod demo;
 mod deployment;
+mod dlq;
 mod drained;
 mod queries;
 mod scrape;
@@ -51,6 +52,9 @@ enum Command {
     /// Continuous queries: check, list, explain and test a file of SQL
     #[command(subcommand)]
     Queries(queries::QueriesCommand),
+    /// Dead letters: list, show, and try them again
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
     /// The balance sheet: money and counts of every hop, read from topics and tables
@@ -67,6 +71,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Reset { .. } => demo::reset_stack().await,
         Command::Drained { patience } => drained::run(patience).await,
         Command::Queries(command) => queries::run(&command),
+        Command::Dlq(command) => dlq::run(&command).await,
         Command::Sql(args) => sql::run(&args).await,
         Command::Verify(args) => verify::run(&args).await,
     }
