@@ -10,6 +10,7 @@ mod services;
 mod sql;
 mod topics;
 mod verify;
+mod whereabouts;
 
 use caudal_stack::Stack;
 use caudal_stack::cli::StackCommand;
@@ -57,6 +58,8 @@ enum Command {
     Dlq(dlq::DlqCommand),
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
+    /// Every place that a transaction has been: file and line, topics, table or dead letter
+    Where(whereabouts::WhereArgs),
     /// The balance sheet: money and counts of every hop, read from topics and tables
     Verify(verify::VerifyArgs),
 }
@@ -73,6 +76,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Queries(command) => queries::run(&command),
         Command::Dlq(command) => dlq::run(&command).await,
         Command::Sql(args) => sql::run(&args).await,
+        Command::Where(args) => whereabouts::run(&args).await,
         Command::Verify(args) => verify::run(&args).await,
     }
 }

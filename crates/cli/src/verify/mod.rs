@@ -14,7 +14,7 @@ mod balance;
 mod cut;
 mod differences;
 mod eras;
-mod identity;
+pub mod identity;
 mod input;
 mod ledgers;
 mod names;

@@ -7,6 +7,7 @@ mod drain;
 mod latency;
 mod processor;
 mod results;
+mod sink;
 
 use anyhow::{Context as _, Result, bail};
 use caudal_e2e::pipeline::Pipeline;
@@ -22,13 +23,16 @@ fn run() -> Result<()> {
         "latency" => latency::run(&pipeline()?),
         "processor" => processor::run(&args[1..]),
         "bare-loop" => processor::bare_loop(&args[1..]),
+        "sink" => sink::run(),
         "all" => {
             commit::run(&pipeline()?)?;
             drain::run(&pipeline()?)?;
             latency::run(&pipeline()?)
         }
         other => {
-            bail!("unknown benchmark {other}; known are commit, drain, latency, all, processor")
+            bail!(
+                "unknown benchmark {other}; known are commit, drain, latency, all, processor, sink"
+            )
         }
     }
 }

@@ -6,9 +6,9 @@
 //! catch up, or whose counts differ from the generator's, is reported and counts in no median.
 
 mod bare;
-mod bars;
+pub mod bars;
 mod drain;
-mod gauge;
+pub mod gauge;
 mod gold;
 mod load;
 mod paced;
