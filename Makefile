@@ -42,7 +42,7 @@ fuzz: ## Damaged files of every shape through their mappings (CASES=20000)
 sim: ## Deterministic simulation of the engine, no broker (SEEDS=10000; SEED=n replays one)
 	@scripts/sim.sh
 
-bench: bench-commit bench-producer bench-processor ## All benchmarks
+bench: bench-commit bench-producer bench-processor bench-sink ## All benchmarks
 
 bench-commit: install jars build ## Latency of a Kafka commit with 1,000 records, and first end-to-end figures
 	@scripts/bench.sh
@@ -52,6 +52,9 @@ bench-producer: install jars build ## The producer against kafka-producer-perf-t
 
 bench-processor: install jars build ## The processor against a bare loop (RECORDS=2000000 RUNS=5 PART="drain queries restart rate latency")
 	@scripts/bench.sh processor $(PART)
+
+bench-sink: install jars build ## The sink against raw server-side COPY BINARY (ROWS=100000 RUNS=5)
+	@scripts/bench.sh sink
 
 down: ## Stop the services, the brokers and PostgreSQL; data stays
 	@if [ -x target/release/caudal ]; then target/release/caudal services down && target/release/caudal stack down; else echo "nothing was built here, so nothing of it runs"; fi

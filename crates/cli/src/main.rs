@@ -2,6 +2,7 @@
 
 mod demo;
 mod deployment;
+mod dlq;
 mod drained;
 mod queries;
 mod scrape;
@@ -10,6 +11,7 @@ mod source;
 mod sql;
 mod topics;
 mod verify;
+mod whereabouts;
 
 use caudal_stack::Stack;
 use caudal_stack::cli::StackCommand;
@@ -55,8 +57,13 @@ enum Command {
     /// Mapping files: try one on a file, or draft one from a sample
     #[command(subcommand)]
     Source(source::SourceCommand),
+    /// Dead letters: list, show, and try them again
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
+    /// Every place that a transaction has been: file and line, topics, table or dead letter
+    Where(whereabouts::WhereArgs),
     /// The balance sheet: money and counts of every hop, read from topics and tables
     Verify(verify::VerifyArgs),
 }
@@ -72,7 +79,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Drained { patience } => drained::run(patience).await,
         Command::Queries(command) => queries::run(&command),
         Command::Source(command) => source::run(&command),
+        Command::Dlq(command) => dlq::run(&command).await,
         Command::Sql(args) => sql::run(&args).await,
+        Command::Where(args) => whereabouts::run(&args).await,
         Command::Verify(args) => verify::run(&args).await,
     }
 }

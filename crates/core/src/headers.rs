@@ -29,6 +29,8 @@ pub const SHA256: &str = "caudal.sha256";
 pub const KEYED_SHA256: &str = "caudal.keyed_sha256";
 /// On a dead letter too large to carry whole: size of the original value in bytes.
 pub const SIZE: &str = "caudal.size";
+/// On a dead letter that was sent again: the how-manieth time this is.
+pub const REPLAYS: &str = "caudal.replays";
 /// Class of the failure.
 pub const ERROR_EXCEPTION: &str = "__streams.errors.exception";
 /// What happened, in words.

@@ -9,7 +9,7 @@ use caudal_core::partitioner::partition_of;
 use caudal_core::schema::Schemas;
 use caudal_core::topics;
 use caudal_e2e::pipeline::Pipeline;
-use caudal_e2e::query;
+use caudal_e2e::{query, topic};
 use caudal_kafka::txn::TxnProducer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -221,5 +221,66 @@ fn constraint(pipeline: &Pipeline) -> Result<()> {
     ensure!(rows == ["c1", "c3"], "rows {rows:?}");
     let dead = query::texts(url, "SELECT topic FROM dead_letters WHERE reason = 'constraint'")?;
     ensure!(dead == [topics::VALIDAS], "constraint dead letters {dead:?}");
+    pipeline.assert_balanced()?;
+    stored_after_all(pipeline)?;
+    sent_again(pipeline)
+}
+
+/// Once the constraint is gone, the sink's dead letter becomes a row.
+fn stored_after_all(pipeline: &Pipeline) -> Result<()> {
+    let url = &pipeline.database_url;
+    query::execute(url, "ALTER TABLE transactions DROP CONSTRAINT no_thirteen")?;
+    let only = ["dlq", "redrive", "--reason", "constraint"];
+    let dry = pipeline.caudal(&[&only[..], &["--dry-run"]].concat())?;
+    ensure!(dry.contains("1  transacciones_validas constraint"), "{dry}");
+    let stored = "SELECT count(*)::text FROM transactions WHERE transaction_id = 'c2'";
+    ensure!(query::text(url, stored)? == "0", "a dry run stored a row");
+    let said = pipeline.caudal(&only)?;
+    ensure!(said.contains("1  stored in their table"), "{said}");
+    ensure!(query::text(url, stored)? == "1", "c2 is no row");
+    ensure!(!pipeline.caudal(&only)?.contains("stored in"), "it was tried twice");
+    pipeline.assert_balanced()
+}
+
+/// The processor's are sent again, each once, and rejected again: they count on.
+fn sent_again(pipeline: &Pipeline) -> Result<()> {
+    let url = &pipeline.database_url;
+    let number = |sql: &str| -> Result<i64> { Ok(query::text(url, sql)?.parse()?) };
+    let sendable = "FROM dead_letters WHERE topic = 'transacciones_dlq' AND redriven_at IS NULL
+        AND NOT headers ? 'caudal.line' AND original_size IS NOT DISTINCT FROM length(payload)";
+    let wanted = number(&format!("SELECT count(*)::text {sendable}"))?;
+    let reasons = format!("SELECT reason || ' ' || count(*) {sendable} GROUP BY reason ORDER BY 1");
+    let before = query::texts(url, &reasons)?;
+    let count = || topic::count(&pipeline.kafka, topics::TRANSACCIONES);
+    let sent = count()?;
+    let only = ["dlq", "redrive", "--topic", topics::DLQ];
+    let said = pipeline.caudal(&only)?;
+    ensure!(said.contains(&format!("{wanted}  sent again")), "{said}");
+    ensure!(said.contains("lines that could not be mapped"), "{said}");
+    let sent_now = count()? - sent;
+    ensure!(i64::try_from(sent_now) == Ok(wanted), "{sent_now} records of {wanted} letters");
+    // As if it had been killed between Kafka's commit and the marks.
+    query::execute(
+        url,
+        "UPDATE dead_letters SET redriven_at = NULL, replay_count = replay_count - 1
+         WHERE redrive = (SELECT max(redrive) FROM dead_letters)",
+    )?;
+    let said = pipeline.caudal(&only)?;
+    ensure!(said.contains(&format!("{wanted}  had been sent again")), "{said}");
+    ensure!(!said.contains("sent again through"), "{said}");
+    ensure!(count()? - sent == sent_now, "letters were sent twice");
+    pipeline.catch_up()?;
+    let after = query::texts(url, &reasons)?;
+    ensure!(after == before, "dead letters {after:?}, before {before:?}");
+    let counted = number(&format!("SELECT count(*)::text {sendable} AND replay_count = 1"))?;
+    ensure!(counted == wanted, "{counted} of {wanted} letters count their replay");
+    let said = pipeline.caudal(&[&only[..], &["--quarantine-after", "1"]].concat())?;
+    ensure!(!said.contains("sent again through"), "{said}");
+    let list = pipeline.caudal(&["dlq", "list", "--quarantine-after", "1"])?;
+    ensure!(list.contains("quarantined"), "{list}");
+    println!("{list}");
+    let place = "SELECT topic || '-' || partition || '@' || \"offset\" FROM dead_letters LIMIT 1";
+    let shown = pipeline.caudal(&["dlq", "show", &query::text(url, place)?])?;
+    ensure!(shown.contains("reason") && shown.contains("value"), "{shown}");
     pipeline.assert_balanced()
 }

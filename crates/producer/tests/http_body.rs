@@ -5,6 +5,7 @@
 use caudal_core::decode::{Record, decode};
 use caudal_core::reject::Reason;
 use caudal_core::validate::validate;
+use caudal_producer::cards::Cards;
 use caudal_producer::generate::Dice;
 use caudal_producer::http::body::{self, MAX_BODY, Refused};
 use caudal_producer::http::budget::Budget;
@@ -28,7 +29,8 @@ const BUDGET: usize = 64 << 20;
 const PEAK_MIB: u64 = 160;
 
 fn mapper() -> Mapper {
-    let envelope = Envelope { topic: "t".into(), partitions: 6, schema_id: SCHEMA };
+    let cards = Cards::under(b"a key of the test, long enough...", true).unwrap();
+    let envelope = Envelope { topic: "t".into(), partitions: 6, schema_id: SCHEMA, cards };
     Mapper::new(envelope, "http/requests".into(), 1, MOST)
 }
 

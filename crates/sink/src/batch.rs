@@ -14,7 +14,7 @@ use caudal_core::sequence::Sequence;
 use caudal_kafka::TopicPartition;
 use caudal_service::exit::Halt;
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -105,18 +105,36 @@ impl Batch {
             position.next_offset = record.offset + 1;
             fresh.push((at, record));
         }
-        let mut batch = Batch {
-            fates: vec![Fate::Row; fresh.len()],
-            money: vec![None; fresh.len()],
-            received_dead: vec![false; fresh.len()],
-            records: fresh,
+        let mut batch = Batch::of(fresh, moves);
+        routes.values().for_each(|route| batch.encode(route, &BTreeSet::new()));
+        Ok(batch)
+    }
+
+    /// Encodes records that were dead letters of the sink's, whatever the positions. Those that are
+    /// `superseded`, by their index, have a fate and no row.
+    #[must_use]
+    pub fn of_letters(
+        records: Vec<(TopicPartition, Record)>,
+        routes: &BTreeMap<Arc<str>, Route>,
+        superseded: &BTreeSet<usize>,
+    ) -> Batch {
+        let mut batch = Batch::of(records, BTreeMap::new());
+        routes.values().for_each(|route| batch.encode(route, superseded));
+        batch
+    }
+
+    fn of(
+        records: Vec<(TopicPartition, Record)>,
+        moves: BTreeMap<TopicPartition, (i64, Position)>,
+    ) -> Batch {
+        Batch {
+            fates: vec![Fate::Row; records.len()],
+            money: vec![None; records.len()],
+            received_dead: vec![false; records.len()],
+            records,
             tables: Vec::new(),
             moves,
-        };
-        for route in routes.values() {
-            batch.encode(route);
         }
-        Ok(batch)
     }
 
     /// Whether there is nothing to store.
@@ -125,7 +143,7 @@ impl Batch {
         self.records.is_empty()
     }
 
-    fn encode(&mut self, route: &Route) {
+    fn encode(&mut self, route: &Route, left_out: &BTreeSet<usize>) {
         let mut encoder = Encoder {
             route,
             rows: TableRows {
@@ -143,6 +161,11 @@ impl Batch {
             }
             if route.shape == crate::columns::Shape::DeadLetter {
                 self.received_dead[at] = true;
+                continue;
+            }
+            if left_out.contains(&at) {
+                let is_gone = record.value.is_none() && route.tombstones.is_some();
+                self.fates[at] = if is_gone { Fate::Gone } else { Fate::Row };
                 continue;
             }
             let fate = encoder.add(at, record, &self.records, &mut self.money[at]);

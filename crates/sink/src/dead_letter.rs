@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 /// Table of all dead letters.
 pub const TABLE: &str = "dead_letters";
 /// Its columns, in the order in which the functions here write them.
-pub const COLUMNS: [&str; 14] = [
+pub const COLUMNS: [&str; 15] = [
     "topic",
     "partition",
     "offset",
@@ -28,6 +28,7 @@ pub const COLUMNS: [&str; 14] = [
     "source_partition",
     "source_offset",
     "source_timestamp",
+    "replay_count",
 ];
 /// Longest error text, in characters.
 pub const ERROR_CHARACTERS: usize = 2000;
@@ -40,6 +41,7 @@ struct Rejected<'a> {
     partition: Option<i32>,
     offset: Option<i64>,
     timestamp_ms: Option<i64>,
+    replays: i32,
 }
 
 /// Writes a dead letter that the sink itself makes of `record`.
@@ -57,6 +59,7 @@ pub fn write_own(
         partition: Some(at.1),
         offset: Some(record.offset),
         timestamp_ms: Some(record.timestamp),
+        replays: 0,
     };
     write(out, at, record, &rejected);
 }
@@ -77,6 +80,7 @@ pub fn write_received(out: &mut Tuples, at: &TopicPartition, record: &Record) {
         partition,
         offset: number(headers::ERROR_OFFSET),
         timestamp_ms: number(headers::ORIGINAL_TIMESTAMP),
+        replays: number(headers::REPLAYS).and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
     };
     write(out, at, record, &rejected);
 }
@@ -99,6 +103,7 @@ fn write(out: &mut Tuples, at: &TopicPartition, record: &Record, rejected: &Reje
     optional(out, rejected.offset, Tuples::int8);
     let micros = rejected.timestamp_ms.and_then(|ms| ms.checked_mul(1000));
     optional(out, micros.filter(|micros| *micros >= FIRST_TIMESTAMP), Tuples::timestamptz);
+    out.int4(rejected.replays);
 }
 
 fn optional<T>(out: &mut Tuples, value: Option<T>, write: impl FnOnce(&mut Tuples, T)) {
@@ -128,7 +133,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Without NUL, which PostgreSQL's text cannot hold, and cut to [`ERROR_CHARACTERS`].
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().filter(|c| *c != '\0').take(ERROR_CHARACTERS).collect()
 }
 

@@ -59,6 +59,24 @@ impl Ledger {
         }
     }
 
+    /// Takes a dead letter of the sink out again: it was tried once more.
+    ///
+    /// # Errors
+    /// [`SumOverflow`].
+    pub fn forget(
+        &mut self,
+        reason: Reason,
+        money: Option<(Currency, i128)>,
+    ) -> Result<(), SumOverflow> {
+        let (count, word) = match reason {
+            Reason::Conflict => (&mut self.conflicts, "conflicts"),
+            _ => (&mut self.dead, "dead"),
+        };
+        *count -= 1;
+        let Some((currency, nano)) = money else { return Ok(()) };
+        self.sums.entry(word.to_owned()).or_default().add_nano(currency, -nano)
+    }
+
     /// The sums as `{"rows": {"EUR": "12.50"}, …}`: exact decimal text.
     #[must_use]
     pub fn sums_json(&self) -> String {

@@ -17,6 +17,7 @@ pub mod copy;
 pub mod dead_letter;
 pub mod fault;
 pub mod ledger;
+pub mod letters;
 pub mod metrics;
 pub mod migrations;
 pub mod outside;

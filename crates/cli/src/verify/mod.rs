@@ -15,7 +15,7 @@ mod cut;
 mod differences;
 mod eras;
 mod found;
-mod identity;
+pub mod identity;
 mod input;
 mod ledgers;
 mod names;

@@ -52,6 +52,8 @@ pub struct Found {
     unmappable: BTreeMap<String, u64>,
     /// Records that name no source with a progress.
     rest: Counted,
+    /// Dead letters that were sent again.
+    redriven: u64,
     /// All of them.
     pub count: u64,
 }
@@ -61,7 +63,7 @@ impl Found {
     pub fn new(standing: &Standing, schema: u32) -> Found {
         let by_source = standing.values().map(|p| (name_of(p), Counted::default())).collect();
         let unmappable = standing.values().map(|p| (p.file.clone(), 0)).collect();
-        Found { schema, by_source, unmappable, rest: Counted::default(), count: 0 }
+        Found { schema, by_source, unmappable, rest: Counted::default(), redriven: 0, count: 0 }
     }
 
     /// Takes a record of `transacciones`.
@@ -73,6 +75,10 @@ impl Found {
             return Ok(());
         }
         self.count += 1;
+        if record.header(headers::REPLAYS).is_some() {
+            self.redriven += 1;
+            return Ok(());
+        }
         let file = record.header(headers::LINE).and_then(|line| line.rsplit_once(':'));
         if let Some(count) = file.and_then(|(file, _)| self.unmappable.get_mut(file)) {
             *count += 1;
@@ -102,7 +108,7 @@ pub struct Sent {
     pub sums: Sums,
     /// Money of the unmappable lines, as the sources say: nothing else can read it.
     pub unmappable_sums: Sums,
-    /// Records that somebody else wrote.
+    /// Records that somebody else wrote, dead letters that were sent again among them.
     pub foreign: u64,
     /// Records that were sent while verify read.
     pub in_flight: u64,
@@ -173,6 +179,7 @@ pub fn compare(
                 unnamed_missing - found.rest.count
             ));
         }
+        sent.foreign = found.redriven;
         return Ok(sent);
     }
     sent.found += unnamed_missing;
@@ -186,6 +193,7 @@ pub fn compare(
             sent.sums.texts()
         ));
     }
+    sent.foreign += found.redriven;
     Ok(sent)
 }
 
@@ -272,6 +280,15 @@ mod tests {
         assert!(altered[0].contains("1.50") && altered[0].contains("1.60"), "{altered:?}");
         let (_, lines) = compared(&progress(1, 2, "1.00"), &[sent("s/f.csv", 100), line()]);
         assert!(lines[0].contains("1 unmappable lines"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_dead_letter_that_was_sent_again_is_not_its_sources() {
+        let mut again = sent("s/f.csv", 100);
+        again.headers.push((headers::REPLAYS.to_owned(), (*b"1").into()));
+        let (sent, all) = compared(&progress(1, 0, "1.00"), &[sent("s/f.csv", 100), again]);
+        assert!(all.is_empty(), "{all:?}");
+        assert_eq!((sent.found, sent.foreign), (1, 1));
     }
 
     #[test]

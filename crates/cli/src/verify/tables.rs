@@ -105,14 +105,14 @@ impl Snapshot {
         Ok(ledgers)
     }
 
-    /// The rows of `dead_letters`.
+    /// The rows of `dead_letters`. The sink's own that were redriven are rows of their tables now.
     ///
     /// # Errors
     /// When the table cannot be read.
     pub async fn dead_letters(&mut self, topics: &Topics) -> Result<Refused> {
         let mut refused = Refused::default();
         let query = "SELECT topic, partition, \"offset\", reason, sha256(payload), sha256
-                     FROM dead_letters";
+                     FROM dead_letters WHERE redriven_at IS NULL OR topic = 'transacciones_dlq'";
         self.each(query, |row| {
             let payload: Option<Vec<u8>> = row.try_get(4)?;
             let original: Option<String> = row.try_get(5)?;

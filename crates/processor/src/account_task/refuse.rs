@@ -114,7 +114,7 @@ pub(super) fn original_position(record: &Record) -> Option<(i32, i64)> {
 
 /// The headers of an input record that go on with it: ours by name, nobody else's.
 fn copied_headers(record: &Record) -> Vec<(&'static str, Vec<u8>)> {
-    const KNOWN: [&str; 8] = [
+    const KNOWN: [&str; 9] = [
         headers::REASON,
         headers::ERROR_MESSAGE,
         headers::LINE,
@@ -123,6 +123,7 @@ fn copied_headers(record: &Record) -> Vec<(&'static str, Vec<u8>)> {
         headers::SIZE,
         headers::REROUTED,
         headers::ORIGINAL_TIMESTAMP,
+        headers::REPLAYS,
     ];
     let value = |name: &'static str| {
         let (_, value) = record.headers.iter().rev().find(|(n, _)| n == name)?;

@@ -10,6 +10,7 @@ mod latency;
 mod processor;
 mod producer;
 mod results;
+mod sink;
 
 use anyhow::{Context as _, Result, bail};
 use caudal_e2e::pipeline::Pipeline;
@@ -27,6 +28,7 @@ fn run() -> Result<()> {
         "producer" => producer::run(&args[1..]),
         "bare-loop" => processor::bare_loop(&args[1..]),
         "http-load" => producer::http_load(&args[1..]),
+        "sink" => sink::run(),
         "all" => {
             commit::run(&pipeline()?)?;
             drain::run(&pipeline()?)?;
@@ -34,7 +36,7 @@ fn run() -> Result<()> {
         }
         other => {
             bail!(
-                "unknown benchmark {other}; known are commit, drain, latency, all, processor, producer"
+                "unknown benchmark {other}; known are commit, drain, latency, all, processor, producer, sink"
             )
         }
     }
