@@ -18,7 +18,6 @@ use caudal_query::input::Input;
 use caudal_query::partials::Partials;
 use caudal_sql::row::GenericRow;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// `offset.metadata.max.bytes` of the brokers where nobody set it.
@@ -270,11 +269,10 @@ impl SourceTask {
         let mut out = format!("- {} 0 {table_offset} {stream_time} {idle}", self.sequence());
         let mut last = None;
         for (topic, partition, next) in self.at.outputs.numbers() {
-            // Writing into a String cannot fail.
-            let _ = match last == Some(topic) {
-                true => write!(out, ",{partition}={next}"),
-                false => write!(out, " {topic}:{partition}={next}"),
-            };
+            out.push_str(&match last == Some(topic) {
+                true => format!(",{partition}={next}"),
+                false => format!(" {topic}:{partition}={next}"),
+            });
             last = Some(topic);
         }
         out

@@ -122,8 +122,8 @@ impl Tables {
         let ids: BTreeSet<u32> = records.iter().filter_map(id_of).collect();
         let now = broker.now();
         let rests = self.looked.is_some_and(|at| now.saturating_duration_since(at) < LOOK_AGAIN);
-        let is_wanted = |id: &u32| !self.schemas.knows(*id) && !(rests && self.absent.contains(id));
-        if !ids.iter().any(is_wanted) {
+        let is_settled = |id: &u32| self.schemas.knows(*id) || rests && self.absent.contains(id);
+        if ids.iter().all(is_settled) {
             return Ok(());
         }
         self.looked = Some(now);

@@ -210,7 +210,9 @@ impl<B: Broker> Engine<B> {
             let Ok(stable) = self.broker.state_log().stable_end(id.partition) else { continue };
             let other = peer(id);
             let input = self.shared.input_of(other);
-            let Ok(committed) = self.broker.committed(&[input.clone()]) else { continue };
+            let Ok(committed) = self.broker.committed(std::slice::from_ref(&input)) else {
+                continue;
+            };
             let committed = committed.get(&input).and_then(Option::as_ref);
             let has_blocks = self.restore.has_seen(other);
             if let Some(below) = self.cuts.below(id, stable, committed, has_blocks) {

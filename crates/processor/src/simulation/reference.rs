@@ -41,6 +41,9 @@ pub struct Stage1 {
 /// Whose amounts make up a row of a global query: (source partition, offset, amount).
 pub type Members = Vec<(i32, i64, i128)>;
 
+/// Bounds and members of a window.
+pub type Window = ((i64, i64), Members);
+
 /// What must have become of the whole input.
 #[derive(Debug, Default)]
 pub struct Expected {
@@ -48,7 +51,7 @@ pub struct Expected {
     /// Query → key of the row → its last value, of EMIT CHANGES.
     pub tables: BTreeMap<&'static str, BTreeMap<String, Row>>,
     /// Query → key of the row → (bounds of the window, members), of EMIT FINAL, closed or not.
-    pub windows: BTreeMap<&'static str, BTreeMap<String, ((i64, i64), Members)>>,
+    pub windows: BTreeMap<&'static str, BTreeMap<String, Window>>,
 }
 
 /// A joined query's column for a record, as the engine says it was: by (partition, offset).
@@ -73,7 +76,7 @@ pub fn expect(
     joined: &Joined<'_>,
 ) -> Expected {
     let mut expected = Expected::default();
-    let mut all_visits: BTreeMap<(&'static str, Vec<String>), Vec<Visit>> = BTreeMap::new();
+    let mut all_visits: BTreeMap<QueryGroup, Vec<Visit>> = BTreeMap::new();
     let partitions = i32::try_from(logs.len()).expect("few");
     for (partition, log) in (0..).zip(logs) {
         let mut lane = Lane { partition, partitions, horizon, ..Lane::default() };
@@ -133,6 +136,8 @@ fn sessions_of(mut visits: Vec<Visit>, gap: i64) -> Vec<(i64, i64, Members)> {
 }
 
 type WindowKey = (&'static str, String, i64);
+/// A query and a group.
+type QueryGroup = (&'static str, Vec<String>);
 
 /// One input partition.
 #[derive(Default)]
@@ -145,7 +150,7 @@ struct Lane {
     windows: BTreeMap<WindowKey, Vec<(i64, i128)>>,
     rows: BTreeMap<&'static str, BTreeMap<String, Row>>,
     /// Of queries with sessions: query and group → (event time, offset, amount).
-    visits: BTreeMap<(&'static str, Vec<String>), Vec<(i64, i64, i128)>>,
+    visits: BTreeMap<QueryGroup, Vec<(i64, i64, i128)>>,
     out: Stage1,
 }
 

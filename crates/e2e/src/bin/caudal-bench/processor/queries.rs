@@ -29,8 +29,8 @@ pub fn topics() -> Vec<String> {
 fn additions() -> Result<Vec<(String, String)>> {
     let statements = EXAMPLES.split_inclusive(';').filter(|text| text.contains("CREATE"));
     let named = statements.map(|text| {
-        let words = text[text.find("CREATE").unwrap_or(0)..].split_whitespace();
-        Some((words.skip(2).next()?.to_owned(), text.to_owned()))
+        let mut words = text[text.find("CREATE").unwrap_or(0)..].split_whitespace();
+        Some((words.nth(2)?.to_owned(), text.to_owned()))
     });
     let named: BTreeMap<String, String> = named.collect::<Option<_>>().context("a statement")?;
     let plans = Plan::compile_file("config/examples.sql", EXAMPLES).map_err(anyhow::Error::msg)?;
