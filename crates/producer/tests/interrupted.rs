@@ -30,7 +30,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 fn moments() -> u64 {
-    setting("CAUDAL_MOMENTS", 3)
+    setting("CAUDAL_MOMENTS", 2)
 }
 
 fn dice() -> Dice {
@@ -42,6 +42,19 @@ fn dice() -> Dice {
 /// The dump of cards: its ids name file and line, so that no two files share one.
 fn cards() -> Sample {
     ALL.into_iter().find(|sample| sample.name == "card-dump").unwrap()
+}
+
+/// Starts it to die before and after a commit, again and again.
+fn die_at_failpoints(bench: &mut Bench, input: &str, more: &[&str]) {
+    for number in 1..=moments().div_ceil(4) {
+        for side in ["before", "after"] {
+            let variables = bench.variables.clone();
+            bench.variables.push(("CAUDAL_FAILPOINT", format!("{side}:{number}")));
+            let ended = start(bench, input, more).wait().unwrap();
+            bench.variables = variables;
+            assert_eq!(ended.code(), None, "it must die at {side}:{number}");
+        }
+    }
 }
 
 /// Writes a file of that name, and adds what must come of it.
@@ -161,23 +174,14 @@ fn files_arrive_whole_however_often_it_is_interrupted() {
         let sent = interrupt(&bench, &|| start(&bench, &input, &[]), &mut dice);
         println!("moment {moment}: after {sent} of {lines} lines");
     }
-    let failpoints = moments().div_ceil(4);
-    for number in 1..=failpoints {
-        for side in ["before", "after"] {
-            let variables = bench.variables.clone();
-            bench.variables.push(("CAUDAL_FAILPOINT", format!("{side}:{number}")));
-            let ended = start(&bench, &input, &[]).wait().unwrap();
-            bench.variables = variables;
-            assert_eq!(ended.code(), None, "it must die at {side}:{number}");
-        }
-    }
+    die_at_failpoints(&mut bench, &input, &[]);
     assert!(bench.start("card-dump.toml", &input, &[]).wait().unwrap().success());
     check(&bench, &totals);
 }
 
 #[test]
 fn files_that_come_and_grow_arrive_whole_however_often_it_is_interrupted() {
-    let Some(bench) = Bench::set_up("followed") else { return };
+    let Some(mut bench) = Bench::set_up("followed") else { return };
     let mut dice = dice();
     let mut totals = Totals::default();
     let lines = 4_000 * moments();
@@ -191,11 +195,13 @@ fn files_that_come_and_grow_arrive_whole_however_often_it_is_interrupted() {
     let follow = ["--follow", "--settle-ms", "2500"];
     let written = AtomicBool::new(false);
     scope(|scope| {
-        scope.spawn(|| write_slowly(&bench.folder, &growing, waiting, &written));
+        let (folder, written) = (bench.folder.clone(), &written);
+        scope.spawn(move || write_slowly(&folder, &growing, waiting, written));
         for moment in 1..=moments() {
             let sent = interrupt(&bench, &|| start(&bench, &input, &follow), &mut dice);
             println!("moment {moment}: after {sent} lines of files that come and grow");
         }
+        die_at_failpoints(&mut bench, &input, &follow);
         let mut last = bench.start("card-dump.toml", &input, &follow);
         wait_until("all is written", || written.load(Ordering::SeqCst));
         let mut all = names.clone();
