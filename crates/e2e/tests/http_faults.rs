@@ -19,7 +19,7 @@ const CLIENTS: u64 = 200;
 const BATCH: u64 = 5;
 /// Between a client's batches: so many are in flight at any time, and few enough to be processed
 /// afterwards in seconds.
-const PAUSE: Duration = Duration::from_millis(400);
+const PAUSE: Duration = Duration::from_secs(1);
 /// One in so many acknowledged batches is sent once more, as by a client that lost the answer.
 const REPEAT: u64 = 10;
 const LIMIT: Duration = Duration::from_secs(180);
