@@ -99,8 +99,10 @@ fn found_in(topic: &str, record: &Record, id: &str, schemas: &Schemas) -> Option
     }
     let mut bare = record.clone();
     bare.headers.clear();
-    let decoded = decode(&bare, schemas.transaction.id, ("", 0));
+    let nameless = format!("{topic}-{}", record.partition);
+    let decoded = decode(&bare, schemas.transaction.id, (&nameless, record.offset));
     let origin = match &decoded {
+        Ok(t) if t.transaction_id == id && t.source == nameless => "no file".to_owned(),
         Ok(t) if t.transaction_id == id => from(&t.source, t.source_seq),
         Ok(_) => return None,
         // What cannot be read may be it.
