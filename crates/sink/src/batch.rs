@@ -230,12 +230,12 @@ impl Encoder<'_> {
         let (first, latest) = *entry;
         entry.1 = index;
         if latest != index {
-            match self.route.mode {
-                InsertMode::Upsert => {
+            match self.route.mode.keeps_last() {
+                true => {
                     self.rows.rows[latest].chosen = false;
                     new.next_in_line = Some(latest);
                 }
-                InsertMode::Insert => {
+                false => {
                     new.chosen = false;
                     self.rows.rows[latest].next_in_line = Some(index);
                     // The first is the one that is stored.

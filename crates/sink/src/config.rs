@@ -22,8 +22,20 @@ pub const SHIPPED: &str = include_str!("../../../config/sink.toml");
 pub enum InsertMode {
     /// Append; a key that is there already is compared.
     Insert,
+    /// Append; a key that is there already is a duplicate, whatever the row says.
+    Ignore,
     /// The last value of a key wins.
     Upsert,
+    /// As [`InsertMode::Upsert`], but a key that is not there stays away.
+    Update,
+}
+
+impl InsertMode {
+    /// Whether the last value of a key counts; otherwise the first.
+    #[must_use]
+    pub fn keeps_last(self) -> bool {
+        matches!(self, InsertMode::Upsert | InsertMode::Update)
+    }
 }
 
 /// Where the key of a row comes from.
@@ -219,7 +231,7 @@ fn query_route(plan: &Plan) -> Route {
 /// Of a query that the file names: where the file's schema is the query's.
 fn take_tombstones(route: &mut Route, plan: &Plan) -> Result<(), Usage> {
     let Shape::Row { schema, leading, .. } = &route.shape else { return Ok(()) };
-    if schema != plan.row_schema() || route.mode != InsertMode::Upsert {
+    if schema != plan.row_schema() || !route.mode.keeps_last() {
         return Ok(());
     }
     route.tombstones = Tombstones::of(plan, leading, &route.table);
@@ -267,6 +279,7 @@ fn route(topic: &str, keys: TopicKeys) -> Result<Route, KeyError> {
         return Err(("pk.fields", "none; a row needs a key".into()));
     }
     let supplied = match shape {
+        _ if keys.insert.mode == InsertMode::Ignore => 0,
         Shape::Transaction { .. } => SUPPLIED,
         _ => columns.len(),
     };

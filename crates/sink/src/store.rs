@@ -10,7 +10,6 @@
 //!   before it: it was not. Epoch moved: fenced.
 
 use crate::batch::{Batch, dead_letter_of};
-use crate::config::InsertMode;
 use crate::dead_letter;
 use crate::fault::{Action, Fault};
 use crate::ledger::Fate;
@@ -315,7 +314,7 @@ async fn connected<'s>(
 /// Before the db_tx, whose rollback would take a new table with it.
 async fn create_staging(session: &mut Session, batch: &Batch, care: Care) -> Result<(), Fault> {
     for rows in &batch.tables {
-        let needed = care.staging || rows.mode == InsertMode::Upsert;
+        let needed = care.staging || rows.mode.keeps_last();
         if needed && !session.staged.contains(&rows.table.name) {
             write::create_staging(&mut session.connection, &rows.table).await?;
             session.staged.insert(rows.table.name.clone());
@@ -355,7 +354,7 @@ async fn write_batch(
     for rows in &batch.tables {
         if care.isolating {
             write::isolating(connection, rows, &mut fates).await?;
-        } else if care.staging || rows.mode == InsertMode::Upsert {
+        } else if care.staging || rows.mode.keeps_last() {
             write::through_staging(connection, rows, &mut fates).await?;
         } else {
             write::append(connection, rows).await?;

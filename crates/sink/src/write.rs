@@ -164,17 +164,15 @@ pub async fn isolating(
 /// what the table has by then; they lead no further, or each would be tried again and again.
 fn successors(rows: &TableRows, culprit: usize, fates: &mut [Fate]) -> Vec<Vec<usize>> {
     let mut line = Vec::new();
-    let mut next = match rows.mode {
-        InsertMode::Insert if !rows.rows[culprit].chosen => None,
-        _ => rows.rows[culprit].next_in_line,
+    let leads_on = rows.mode.keeps_last();
+    let mut next = match rows.rows[culprit].chosen || leads_on {
+        true => rows.rows[culprit].next_in_line,
+        false => None,
     };
     while let Some(at) = next {
         fates[rows.rows[at].record] = rows.rows[at].fate();
         line.push(vec![at]);
-        next = match rows.mode {
-            InsertMode::Upsert => None,
-            InsertMode::Insert => rows.rows[at].next_in_line,
-        };
+        next = if leads_on { None } else { rows.rows[at].next_in_line };
     }
     line.reverse();
     line
@@ -208,7 +206,8 @@ async fn stage(
     }
     match rows.mode {
         InsertMode::Upsert => upsert(connection, table).await.map(|()| Vec::new()),
-        InsertMode::Insert => insert(connection, table).await,
+        InsertMode::Update => update(connection, table).await.map(|()| Vec::new()),
+        InsertMode::Insert | InsertMode::Ignore => insert(connection, table).await,
     }
 }
 
@@ -247,6 +246,23 @@ async fn upsert(connection: &mut PgConnection, table: &Table) -> Result<(), Faul
          WHERE {ORDINAL} <> {GONE} ORDER BY {key} ON CONFLICT ({key}) DO {action}"
     );
     sqlx::query(&statement).execute(connection).await?;
+    Ok(())
+}
+
+async fn update(connection: &mut PgConnection, table: &Table) -> Result<(), Fault> {
+    let others = (0..table.columns.len()).filter(|at| !table.key.contains(at));
+    let values = others.map(|at| format!("{0} = s.{0}", quoted(&table.columns[at])));
+    let values = values.collect::<Vec<_>>().join(", ");
+    if values.is_empty() {
+        return Ok(());
+    }
+    let (target, stage) = (quoted(&table.name), staging(table));
+    let statement = format!(
+        "UPDATE {target} t SET {values} FROM {stage} s WHERE s.{ORDINAL} <> {GONE} AND {}",
+        same_key(table, "t", "s")
+    );
+    // Not prepared, as in `delete`.
+    connection.execute(&*statement).await?;
     Ok(())
 }
 

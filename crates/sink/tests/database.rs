@@ -208,6 +208,34 @@ fn the_last_value_of_a_key_wins() {
 }
 
 #[test]
+fn rows_may_be_ignored_or_only_updated() {
+    let Some(mut db) = Scratch::create() else { return };
+    let file = caudal_sink::config::SHIPPED.replacen("\"insert\"", "\"ignore\"", 1).replacen(
+        "\"upsert\"",
+        "\"update\"",
+        1,
+    );
+    let mut sink = db.writer();
+    sink.config = caudal_sink::config::Config::parse(&file, "sink.toml").unwrap();
+    let mut sink = sink.claiming(&[VALIDAS, "ventas_gold"]);
+    sink.store(&[valid(0, &transaction("a", 100))]).unwrap();
+    // Known from the table, and from the batch.
+    let units = [("a", 200), ("b", 300), ("b", 400)];
+    let records: Vec<_> =
+        (1..).zip(units).map(|(at, (id, units))| valid(at, &transaction(id, units))).collect();
+    let stored = sink.store(&records).unwrap();
+    assert_eq!((stored.rows["transactions"], stored.duplicates, stored.conflicts), (1, 2, 0));
+    let rows = "SELECT string_agg(transaction_id || amount, ',' ORDER BY transaction_id)
+        FROM transactions";
+    assert_eq!(db.text(rows), "a1.00,b3.00");
+    db.run(
+        "INSERT INTO ventas_gold SELECT 'm', 'EUR', to_timestamp(0), to_timestamp(60), 1, 1, 1, 1",
+    );
+    sink.store(&[gold(0, "m", 2), gold(1, "n", 2), gold(2, "m", 3)]).unwrap();
+    assert_eq!(db.text("SELECT string_agg(merchant_id || ventas, ',') FROM ventas_gold"), "m3");
+}
+
+#[test]
 fn dead_letters_of_any_bytes_are_stored() {
     let Some(mut db) = Scratch::create() else { return };
     let mut sink = db.writer().claiming(&["transacciones_dlq"]);

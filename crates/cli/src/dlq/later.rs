@@ -5,7 +5,7 @@ use caudal_kafka::args::Isolation;
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
 use caudal_kafka::{Kafka, TopicPartition};
-use caudal_sink::config::{Config, InsertMode};
+use caudal_sink::config::Config;
 use caudal_sink::letters::{Known, Letter};
 use caudal_sink::postgres::positions;
 use sqlx::postgres::PgConnection;
@@ -28,7 +28,7 @@ pub async fn look(
     letters: &[Letter],
 ) -> Result<(Known, BTreeSet<usize>)> {
     let is_upserted = |letter: &Letter| {
-        config.routes.get(&letter.at.0).is_some_and(|route| route.mode == InsertMode::Upsert)
+        config.routes.get(&letter.at.0).is_some_and(|route| route.mode.keeps_last())
     };
     let mut wanted: BTreeMap<&TopicPartition, Vec<usize>> = BTreeMap::new();
     for (at, letter) in letters.iter().enumerate().filter(|(_, letter)| is_upserted(letter)) {
