@@ -50,9 +50,11 @@ fn die_at_failpoints(bench: &mut Bench, input: &str, more: &[&str]) {
         for side in ["before", "after"] {
             let variables = bench.variables.clone();
             bench.variables.push(("CAUDAL_FAILPOINT", format!("{side}:{number}")));
-            let ended = start(bench, input, more).wait().unwrap();
+            let mut child = start(bench, input, more);
             bench.variables = variables;
-            assert_eq!(ended.code(), None, "it must die at {side}:{number}");
+            wait_until("it dies", || child.try_wait().unwrap().is_some());
+            let code = child.wait().unwrap().code();
+            assert_eq!(code, None, "it must die at {side}:{number}");
         }
     }
 }
