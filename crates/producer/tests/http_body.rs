@@ -29,7 +29,7 @@ const BUDGET: usize = 64 << 20;
 const PEAK_MIB: u64 = 160;
 
 fn mapper() -> Mapper {
-    let cards = Cards::under(b"a key of the test, long enough...", true).unwrap();
+    let cards = Cards::under(b"a key of the tests", true).unwrap();
     let envelope = Envelope { topic: "t".into(), partitions: 6, schema_id: SCHEMA, cards };
     Mapper::new(envelope, "http/requests".into(), 1, MOST)
 }
@@ -146,6 +146,17 @@ fn every_bad_line_is_told_with_its_reason_and_no_card_number() {
     ];
     assert_eq!((reasons.as_slice(), count), (wanted.as_slice(), 7));
     assert!(told.iter().all(|(_, _, message)| !message.contains("411111")), "{told:?}");
+}
+
+#[test]
+fn an_account_that_is_a_card_goes_on_as_a_token() {
+    let body = line(1).replace("a-1", "4111 1111 1111 1111").replace("web", "4111111111111111");
+    let mapped = mapper().map(body.as_bytes(), Form::Object, NOW).unwrap();
+    let record = &mapped.records[0];
+    let text = String::from_utf8_lossy(record.value.as_deref().unwrap()).into_owned();
+    assert!(record.key.as_deref().unwrap().starts_with(b"card-"), "{record:?}");
+    assert!(!text.contains("4111 1111") && !text.contains("41111111"), "{text}");
+    check(&mapped);
 }
 
 #[test]
