@@ -73,6 +73,28 @@ fn a_restart_reads_about_what_is_live() -> Result<()> {
 /// query takes in the log.
 fn live_bytes(kafka: &Kafka, listen: &str) -> Result<f64> {
     let entries = metric(listen, "caudal_processor_state_entries")?;
+    let mut sizes = BTreeMap::new();
+    // The processor runs, and cuts the log: a reading that meets a cut begins again.
+    wait_until("a reading between two cuts", LIMIT, || match entry_sizes(kafka) {
+        Err(error) if error.to_string().contains("was cut while it was read") => Ok(false),
+        read => {
+            sizes = read?;
+            Ok(true)
+        }
+    })?;
+    let live = entries.iter().map(|(query, count)| {
+        let (bytes, written) = sizes.get(query).copied().unwrap_or((0.0, 1.0));
+        println!(
+            "  {query}: {count} live, {:.1} bytes each, {written} in the log",
+            bytes / written
+        );
+        count * bytes / written
+    });
+    Ok(live.sum())
+}
+
+/// Bytes and number of the entries in the log, by query.
+fn entry_sizes(kafka: &Kafka) -> Result<BTreeMap<String, (f64, f64)>> {
     let mut assemblers: HashMap<_, Assembler> = HashMap::new();
     let mut sizes: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     topic::read(kafka, topics::ESTADO, |record| {
@@ -98,15 +120,7 @@ fn live_bytes(kafka: &Kafka, listen: &str) -> Result<f64> {
         })?;
         Ok(())
     })?;
-    let live = entries.iter().map(|(query, count)| {
-        let (bytes, written) = sizes.get(query).copied().unwrap_or((0.0, 1.0));
-        println!(
-            "  {query}: {count} live, {:.1} bytes each, {written} in the log",
-            bytes / written
-        );
-        count * bytes / written
-    });
-    Ok(live.sum())
+    Ok(sizes)
 }
 
 #[test]
