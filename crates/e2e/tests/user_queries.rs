@@ -121,7 +121,7 @@ fn a_users_queries_become_tables_that_postgresql_agrees_with() -> Result<()> {
     pipeline.add_queries(&statements.join("\n"))?;
     // The topics of an earlier run of these queries.
     pipeline.caudal(&["reset", "--yes"])?;
-    let (records, seed) = ("60000", "17");
+    let (records, seed) = ("40000", "17");
     let expectation = Expectation::of(records, seed)?;
     let mut processor = pipeline.start("caudal-processor", "processor", &[])?;
     let mut sink = pipeline.start("caudal-sink", "sink", &[])?;
