@@ -267,7 +267,8 @@ impl GroupTask {
         let shared = Arc::clone(&self.shared);
         let mut entries = Entries::new(shared.sizes.block_part);
         for (place, state) in self.queries.iter().enumerate() {
-            state.changed().for_each(|entry| entries.accumulator(place, |out| entry.write(out)));
+            let parts = state.changed().flat_map(Entry::split);
+            parts.for_each(|entry| entries.accumulator(place, |out| entry.write(out)));
         }
         let body = self.body();
         let (queries, sequence) = (&self.queries, self.at.sequence);
@@ -457,7 +458,9 @@ fn next_entry(
     let (mut place, mut after) = cursor.unwrap_or((0, None));
     while let Some(state) = queries.get(place) {
         if let Some((cursor, entry)) = state.next_after(after) {
-            entries.accumulator(place, |out| entry.write(out));
+            for part in entry.split() {
+                entries.accumulator(place, |out| part.write(out));
+            }
             return Some((place, Some(cursor)));
         }
         (place, after) = (place + 1, None);

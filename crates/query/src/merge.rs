@@ -51,6 +51,15 @@ impl Entry {
         }
     }
 
+    /// It as blocks hold it: in several entries, one after the other, where it is large.
+    #[must_use]
+    pub fn split(self) -> Vec<Entry> {
+        match self {
+            Entry::Pane(_) => vec![self],
+            Entry::Sessions(group) => group.split().into_iter().map(Entry::Sessions).collect(),
+        }
+    }
+
     /// Its group.
     #[must_use]
     pub fn group(&self) -> &GroupKey {

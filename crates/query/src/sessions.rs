@@ -68,13 +68,18 @@ pub struct GroupSessions {
     pub group: GroupKey,
     /// By start.
     pub sessions: Vec<Session>,
+    /// Whether they follow those of the entry before, of the same group.
+    pub goes_on: bool,
 }
+
+/// Bytes of the sessions of one entry, about: a block's part holds it, however many there are.
+const ENTRY_BYTES: usize = 64 * 1024;
 
 impl GroupSessions {
     /// Writes it in the frame of a partial: whoever does not know the query passes it over.
     pub fn write(&self, out: &mut Writer) {
         out.string(&self.group);
-        out.long(0);
+        out.long(i64::from(self.goes_on));
         out.long(0);
         out.sized(|out| {
             write_count(out, self.sessions.len() as u64);
@@ -86,12 +91,31 @@ impl GroupSessions {
         });
     }
 
+    /// It in entries that are not too large, to be written one after the other.
+    #[must_use]
+    pub fn split(self) -> Vec<GroupSessions> {
+        let (mut entries, mut bytes) = (Vec::new(), usize::MAX);
+        for session in self.sessions {
+            if bytes > ENTRY_BYTES {
+                let goes_on = self.goes_on || !entries.is_empty();
+                let (group, sessions) = (self.group.clone(), Vec::new());
+                entries.push(GroupSessions { group, sessions, goes_on });
+                bytes = 0;
+            }
+            bytes += size_of::<Session>() + session.values.bytes();
+            if let Some(entry) = entries.last_mut() {
+                entry.sessions.push(session);
+            }
+        }
+        entries
+    }
+
     /// Reads it from that frame.
     ///
     /// # Errors
     /// When the values are not sessions of this query.
     pub fn read(plan: &Plan, entry: RawPartial<'_>) -> Result<GroupSessions, AvroError> {
-        let mut input = Reader::new(entry.bytes());
+        let (mut input, goes_on) = (Reader::new(entry.bytes()), entry.pane != 0);
         let mut sessions = Vec::new();
         for _ in 0..input.length()? {
             let (start, length) = (input.long()?, input.long()?);
@@ -99,7 +123,7 @@ impl GroupSessions {
             sessions.push(Session { start, end: start.saturating_add(length), values });
         }
         input.end()?;
-        Ok(GroupSessions { group: entry.group, sessions })
+        Ok(GroupSessions { group: entry.group, sessions, goes_on })
     }
 }
 
@@ -195,7 +219,12 @@ impl Sessions {
     pub fn restore(&mut self, entry: GroupSessions) {
         let known = self.numbers.get(&entry.group).copied();
         let number = known.unwrap_or_else(|| self.intern(&entry.group).0);
-        self.replace(number, entry.sessions);
+        let mut sessions = match entry.goes_on {
+            true => self.slots[number as usize].sessions.clone(),
+            false => Vec::new(),
+        };
+        sessions.extend(entry.sessions);
+        self.replace(number, sessions);
     }
 
     /// `EMIT CHANGES`: what this batch changed, by start and group. A session whose start moved is
@@ -254,7 +283,8 @@ impl Sessions {
 
     fn entry(&self, number: u32) -> Option<GroupSessions> {
         let slot = self.slots.get(number as usize)?;
-        Some(GroupSessions { group: slot.group.clone()?, sessions: slot.sessions.clone() })
+        let (group, sessions) = (slot.group.clone()?, slot.sessions.clone());
+        Some(GroupSessions { group, sessions, goes_on: false })
     }
 
     /// The group after `cursor`, or the first one.

@@ -84,7 +84,12 @@ proptest! {
                 }
             }
             put(&mut rows, state.changes(&plan));
-            log.extend(state.changed());
+            let one_by_one = |group: GroupSessions| {
+                let (group, sessions) = (group.group, group.sessions.into_iter().enumerate());
+                let entry = move |(at, session)| GroupSessions { group: group.clone(), sessions: vec![session], goes_on: at > 0 };
+                sessions.map(entry).collect::<Vec<_>>()
+            };
+            log.extend(state.changed().flat_map(one_by_one));
             state.commit(&plan, i64::MIN);
             if restores {
                 state = Sessions::default();
