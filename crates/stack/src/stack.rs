@@ -1,4 +1,4 @@
-//! The whole stack: up, down, and each part by name.
+//! The whole stack and each part by name: where it is, and how it starts.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::java::Java;
 use crate::layout::{self, Layout};
-use crate::process::{self, Daemon, Signal};
-use crate::shutdown::{KILLED, end_together};
+use crate::process::{self, Daemon};
 use crate::topology::{Node, Topology};
-use crate::{env, kafka, ports, postgres, probe, prometheus, status, wipe};
+use crate::{env, kafka, ports, postgres, probe, prometheus, status};
 
 /// Receives lines that tell how far a command is.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);
@@ -136,12 +135,8 @@ impl Stack {
         Duration::from_secs(self.topology.cluster.start_timeout_s)
     }
 
-    fn stop_patience(&self) -> Duration {
-        Duration::from_secs(self.topology.cluster.stop_timeout_s)
-    }
-
     /// One command at a time changes the stack; the lock ends with the returned file.
-    fn take_turn(&self, progress: Progress<'_>) -> Result<File> {
+    pub(crate) fn take_turn(&self, progress: Progress<'_>) -> Result<File> {
         self.layout.create()?;
         let path = self.layout.run().join("lock");
         let file = File::options()
@@ -371,70 +366,6 @@ impl Stack {
         )
     }
 
-    /// Stops everything: Prometheus, the Kafka nodes together, PostgreSQL. With `wipe` also
-    /// removes all data, but keeps the jars.
-    ///
-    /// # Errors
-    /// A process does not end even when killed, or a folder cannot be removed.
-    pub fn down(&self, wipe: bool, progress: Progress<'_>) -> Result<()> {
-        let begun = Instant::now();
-        let turn = self.take_turn(progress)?;
-        let mut timed = |line: &str| {
-            progress(&format!("{:5.1} s  {line}", begun.elapsed().as_secs_f64()));
-        };
-        self.adopt_lost()?;
-        let patience = self.stop_patience();
-        let mut first = self.unlisted();
-        first.push(prometheus::daemon(&self.layout));
-        end_together(first, Signal::Terminate, patience, &mut timed)?;
-        // Brokers take leave of the controllers, so those go last.
-        let (controllers, brokers): (Vec<&Node>, Vec<&Node>) =
-            self.topology.nodes.iter().partition(|node| node.is_controller());
-        for nodes in [brokers, controllers] {
-            let daemons = nodes.iter().map(|node| kafka::daemon(&self.layout, &node.name));
-            end_together(daemons.collect(), Signal::Terminate, patience, &mut timed)?;
-        }
-        // Interrupt is PostgreSQL's fast shutdown: it disconnects clients, then writes all.
-        end_together(vec![self.postgres()?.daemon()], Signal::Interrupt, patience, &mut timed)?;
-        layout::remove(&self.layout.up_marker())?;
-        let postgres = self.postgres()?.base().to_owned();
-        if wipe {
-            wipe::remove_data(self, &postgres, &mut timed)?;
-        }
-        drop(turn);
-        wipe::say_what_stays(&self.layout, &postgres, progress);
-        Ok(())
-    }
-
-    /// Takes back processes of this stack whose pid files were lost, by the ports they hold.
-    fn adopt_lost(&self) -> Result<()> {
-        for name in self.names() {
-            let daemon = self.daemon(name)?;
-            if daemon.pid().is_some() {
-                continue;
-            }
-            for (_, port) in self.ports_of(name) {
-                if let Some(pid) = ports::holder(port).and_then(|holder| holder.pid) {
-                    daemon.adopt(pid)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Nodes that run but are not in the topology any more: the file was changed under them.
-    fn unlisted(&self) -> Vec<Daemon> {
-        let Ok(entries) = std::fs::read_dir(self.layout.run()) else {
-            return Vec::new();
-        };
-        let names = entries.flatten().filter_map(|entry| {
-            let file = entry.file_name();
-            Some(file.to_str()?.strip_suffix(".pid")?.to_owned())
-        });
-        let unlisted = names.filter(|name| !self.names().contains(&name.as_str()));
-        unlisted.map(|name| kafka::daemon(&self.layout, &name)).collect()
-    }
-
     /// Starts one part and waits until it answers. A part that runs is left alone.
     ///
     /// # Errors
@@ -449,47 +380,6 @@ impl Stack {
         self.check_ports(&mut missing, &mut |_| {})?;
         layout::write_file(&self.layout.up_marker(), "")?;
         self.start_parts(&missing, &mut |_| {})
-    }
-
-    /// Stops one part cleanly and waits for its end; a part that does not run is left alone.
-    /// After the topology's `stop_timeout_s` it is killed.
-    ///
-    /// # Errors
-    /// There is no such part, or it does not end even when killed.
-    pub fn stop(&self, name: &str) -> Result<()> {
-        let daemon = self.daemon(name)?;
-        let _turn = self.take_turn(&mut |_| {})?;
-        let signal = if name == postgres::NAME { Signal::Interrupt } else { Signal::Terminate };
-        end_together(vec![daemon], signal, self.stop_patience(), &mut |_| {})
-    }
-
-    /// Kills one part (SIGKILL) and waits until it is gone. Takes no turn: a fault strikes
-    /// whatever else is going on.
-    ///
-    /// # Errors
-    /// There is no such part, it does not run, or it does not vanish.
-    pub fn kill(&self, name: &str) -> Result<()> {
-        self.signal(name, Signal::Kill)
-    }
-
-    /// Stops PostgreSQL as a crash does: no checkpoint, clients are cut off, and the next start
-    /// recovers from the write-ahead log.
-    ///
-    /// # Errors
-    /// It does not run, or it does not end.
-    pub fn stop_postgres_immediate(&self) -> Result<()> {
-        self.signal(postgres::NAME, Signal::Quit)
-    }
-
-    fn signal(&self, name: &str, signal: Signal) -> Result<()> {
-        let daemon = self.daemon(name)?;
-        if daemon.pid().is_none() {
-            bail!("{name} does not run");
-        }
-        if !daemon.end(signal, KILLED)? {
-            bail!("{name} still runs after {} s (pid {:?})", KILLED.as_secs(), daemon.pid());
-        }
-        Ok(())
     }
 
     /// Stops and starts one part.
