@@ -5,6 +5,7 @@ use caudal_producer::infer;
 use caudal_producer::mapping::Mapping;
 use caudal_producer::source::inputs;
 use caudal_producer::trial::{self, Bounds, FileTrial, Sample, visible};
+use caudal_sink::columns::{SUPPLIED, TRANSACTION_COLUMNS};
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -75,20 +76,8 @@ fn print_trial(trial: &FileTrial) {
     if trial.samples.is_empty() {
         return;
     }
-    let head = [
-        "line",
-        "transaction_id",
-        "account_id",
-        "merchant_id",
-        "amount",
-        "currency",
-        "kind",
-        "country",
-        "event_time",
-        "description",
-        "attributes",
-    ];
-    let mut table = vec![head.map(str::to_owned).to_vec()];
+    let head = std::iter::once("line").chain(TRANSACTION_COLUMNS).take(1 + SUPPLIED);
+    let mut table = vec![head.map(str::to_owned).collect()];
     table.extend(trial.samples.iter().map(cells));
     print!("{}", crate::sql::aligned(&table));
 }
