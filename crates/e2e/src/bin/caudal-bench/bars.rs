@@ -1,4 +1,4 @@
-//! The bars of the issue, and tables for people.
+//! Figures, and what they should be.
 
 use serde_json::{Value as Json, json};
 
@@ -58,20 +58,4 @@ pub fn print(bars: &[Bar]) {
             bar.limit
         );
     }
-}
-
-/// Median of one figure over samples; NaN without any.
-#[must_use]
-pub fn median(samples: &[Json], name: &str) -> f64 {
-    let mut values: Vec<f64> = samples.iter().filter_map(|s| s[name].as_f64()).collect();
-    values.sort_by(f64::total_cmp);
-    crate::results::quantile(&values, 0.5)
-}
-
-/// Smallest, median, largest.
-#[must_use]
-pub fn spread(samples: &[Json], name: &str) -> Json {
-    let values = samples.iter().filter_map(|s| s[name].as_f64());
-    let (min, max) = values.fold((f64::NAN, f64::NAN), |(min, max), v| (v.min(min), v.max(max)));
-    json!({ "min": min, "median": median(samples, name), "max": max })
 }

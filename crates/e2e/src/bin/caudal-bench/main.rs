@@ -10,6 +10,7 @@ mod latency;
 mod processor;
 mod producer;
 mod results;
+mod samples;
 mod sink;
 
 use anyhow::{Context as _, Result, bail};

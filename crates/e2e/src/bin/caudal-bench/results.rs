@@ -1,4 +1,4 @@
-//! Samples, quantiles and result files.
+//! Quantiles and result files.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value as Json, json};

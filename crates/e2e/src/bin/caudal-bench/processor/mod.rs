@@ -14,14 +14,14 @@ mod queries;
 mod rate;
 mod restart;
 
-use crate::bars::{self, Bar, median, spread};
+use crate::bars::{self, Bar};
 use crate::results::{self, number};
+use crate::samples::Samples;
 use anyhow::{Context as _, Result, bail};
 use caudal_e2e::pipeline::Pipeline;
 use caudal_producer::generate::Expected;
 use drain::Config;
 use serde_json::{Value as Json, json};
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const SEED: u64 = 4;
@@ -69,8 +69,6 @@ const FIGURES: [&str; 13] = [
     "records",
 ];
 
-type Samples = BTreeMap<String, Vec<Json>>;
-
 /// The bare loop, which is a process of its own.
 ///
 /// # Errors
@@ -100,9 +98,9 @@ pub fn run(parts: &[String]) -> Result<()> {
         let expected = load::preload(&pipeline, records, SEED)?;
         if wanted("drain") {
             let samples = drains(&pipeline, &expected, runs)?;
-            drain_rate = median(&good(&samples, USUAL.name), "records_per_second");
+            drain_rate = samples.median(USUAL.name, "records_per_second");
             all.extend(drain_bars(&samples));
-            result["drain"] = described(&samples);
+            result["drain"] = samples.described(&FIGURES);
         }
         if wanted("queries") {
             result["queries"] = queries::run(&mut pipeline, &USUAL, &expected, runs)?;
@@ -148,10 +146,10 @@ pub fn run(parts: &[String]) -> Result<()> {
 }
 
 fn drains(pipeline: &Pipeline, expected: &Expected, runs: u32) -> Result<Samples> {
-    let mut samples = Samples::new();
+    let mut samples = Samples::default();
     let only = std::env::var("ONLY").unwrap_or_default();
     println!("drain: warming up");
-    let mut warm_up = Samples::new();
+    let mut warm_up = Samples::default();
     keep(&mut warm_up, BARE, bare::sample(pipeline, expected.lines, 100)?);
     keep(&mut warm_up, USUAL.name, drain::sample(pipeline, &USUAL, expected)?);
     for run in 1..=runs {
@@ -181,27 +179,11 @@ fn keep(samples: &mut Samples, name: &str, sample: Json) {
         of("written_per_record"),
         sample["problem"].as_str().unwrap_or_default(),
     );
-    samples.entry(name.to_owned()).or_default().push(sample);
-}
-
-fn good(samples: &Samples, name: &str) -> Vec<Json> {
-    let all = samples.get(name).map_or(&[][..], Vec::as_slice);
-    all.iter().filter(|sample| sample["problem"].is_null()).cloned().collect()
-}
-
-fn described(samples: &Samples) -> Json {
-    let mut all = json!({});
-    for (name, of) in samples {
-        let good = good(samples, name);
-        let spreads: BTreeMap<_, _> =
-            FIGURES.iter().map(|figure| (*figure, spread(&good, figure))).collect();
-        all[name] = json!({ "good": good.len(), "spread": spreads, "samples": of });
-    }
-    all
+    samples.add(name, sample);
 }
 
 fn drain_bars(samples: &Samples) -> Vec<Bar> {
-    let of = |name: &str, figure: &str| median(&good(samples, name), figure);
+    let of = |name: &str, figure: &str| samples.median(name, figure);
     let against = |name: &str, figure: &str, other: &str| of(name, figure) / of(other, figure);
     let usual = USUAL.name;
     let rate = "records_per_second";

@@ -2,6 +2,7 @@
 //! interleaved.
 
 use super::drain::{self, Config};
+use crate::samples::Samples;
 use anyhow::{Context as _, Result};
 use caudal_e2e::pipeline::Pipeline;
 use caudal_producer::generate::Expected;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 const EXAMPLES: &str = include_str!("../../../../../../config/examples.sql");
 /// The shipped queries alone.
 const NONE: &str = "shipped alone";
+const CPU: &str = "cpu_us_per_record";
 
 /// The topics that the examples' runs leave behind.
 ///
@@ -54,7 +56,7 @@ pub fn run(
 ) -> Result<Json> {
     let mut all = vec![(NONE.to_owned(), String::new())];
     all.extend(additions()?);
-    let mut samples: BTreeMap<&str, Vec<Json>> = BTreeMap::new();
+    let mut samples = Samples::default();
     for run in 1..=runs {
         println!("queries: run {run} of {runs}");
         for (name, statement) in &all {
@@ -63,29 +65,18 @@ pub fn run(
             if let Some(problem) = sample["problem"].as_str() {
                 println!("  {name}: {problem}");
             }
-            samples.entry(name).or_default().push(sample);
+            samples.add(name, sample);
         }
     }
     pipeline.set_queries(SHIPPED)?;
-    let alone = figures(&samples, NONE);
+    let alone = samples.median(NONE, CPU);
     println!("  CPU us a record, min / median / max, and what the query adds");
     let mut rows = Vec::new();
     for (name, _) in &all {
-        let (least, middle, most) = figures(&samples, name);
-        let added = middle - alone.1;
+        let [least, middle, most] = samples.spread(name, CPU);
+        let added = middle - alone;
         println!("  {name:<20} {least:>6.2} {middle:>6.2} {most:>6.2}  {added:>+6.2}");
-        rows.push(
-            json!({ "query": name, "cpu_us_per_record": [least, middle, most], "added": added }),
-        );
+        rows.push(json!({ "query": name, CPU: [least, middle, most], "added": added }));
     }
-    Ok(json!({ "table": rows, "samples": samples }))
-}
-
-fn figures(samples: &BTreeMap<&str, Vec<Json>>, name: &str) -> (f64, f64, f64) {
-    let of = samples.get(name).into_iter().flatten();
-    let good = of.filter(|sample| sample["problem"].is_null());
-    let mut all: Vec<f64> = good.filter_map(|s| s["cpu_us_per_record"].as_f64()).collect();
-    all.sort_unstable_by(f64::total_cmp);
-    let at = |index: usize| all.get(index).copied().unwrap_or(f64::NAN);
-    (at(0), at(all.len() / 2), at(all.len().saturating_sub(1)))
+    Ok(json!({ "table": rows, "samples": samples.described(&[CPU]) }))
 }

@@ -9,12 +9,12 @@ mod http;
 mod load;
 mod send;
 
-use crate::bars::{self, Bar, median, spread};
+use crate::bars::{self, Bar};
 use crate::results;
+use crate::samples::Samples;
 use anyhow::{Context as _, Result, bail};
 use caudal_e2e::pipeline::Pipeline;
 use serde_json::{Value as Json, json};
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 pub use load::run as http_load;
@@ -37,8 +37,6 @@ const FIGURES: [&str; 9] = [
     "refused",
 ];
 
-type Samples = BTreeMap<&'static str, Vec<Json>>;
-
 /// Runs the parts named, or all.
 ///
 /// # Errors
@@ -59,7 +57,7 @@ pub fn run(parts: &[String]) -> Result<()> {
         bench.record_size,
         crate::gauge::load_average()
     );
-    let mut samples = Samples::new();
+    let mut samples = Samples::default();
     println!("warming up");
     bench.perf_test(records / 5)?;
     bench.generator("exactly_once_v2", records / 5)?;
@@ -81,13 +79,13 @@ pub fn run(parts: &[String]) -> Result<()> {
     let result = json!({
         "records": records, "runs": runs, "record_size": bench.record_size,
         "perf_test_properties": send::PERF_PROPERTIES, "http_seconds": seconds,
-        "samples": described(&samples), "bars": all.iter().map(Bar::json).collect::<Vec<_>>(),
+        "samples": samples.described(&FIGURES), "bars": all.iter().map(Bar::json).collect::<Vec<_>>(),
     });
     results::write("producer", &result)
 }
 
 /// Prints a sample and keeps it.
-fn keep(samples: &mut Samples, name: &'static str, sample: Json) {
+fn keep(samples: &mut Samples, name: &str, sample: Json) {
     let of = |figure: &str| sample[figure].as_f64().unwrap_or(f64::NAN);
     print!(
         "  {name:<26} {:>8.0}/s  {:>5.2} us  brokers {:>5.2} us  {:>5.1} s of {:>5.1} s",
@@ -106,27 +104,11 @@ fn keep(samples: &mut Samples, name: &'static str, sample: Json) {
         );
     }
     println!("  {}", sample["problem"].as_str().unwrap_or_default());
-    samples.entry(name).or_default().push(sample);
-}
-
-fn good(samples: &Samples, name: &str) -> Vec<Json> {
-    let all = samples.get(name).map_or(&[][..], Vec::as_slice);
-    all.iter().filter(|sample| sample["problem"].is_null()).cloned().collect()
-}
-
-fn described(samples: &Samples) -> Json {
-    let mut all = json!({});
-    for (name, of) in samples {
-        let good = good(samples, name);
-        let spreads: BTreeMap<_, _> =
-            FIGURES.iter().map(|figure| (*figure, spread(&good, figure))).collect();
-        all[name] = json!({ "good": good.len(), "spread": spreads, "samples": of });
-    }
-    all
+    samples.add(name, sample);
 }
 
 fn bars_of(samples: &Samples) -> Vec<Bar> {
-    let of = |name: &str, figure: &str| median(&good(samples, name), figure);
+    let of = |name: &str, figure: &str| samples.median(name, figure);
     let against = |name: &str, figure: &str, other: &str| of(name, figure) / of(other, figure);
     let (rate, cpu) = ("records_per_second", "cpu_us_per_record");
     vec![

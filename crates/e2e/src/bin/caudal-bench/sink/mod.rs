@@ -8,9 +8,10 @@
 
 mod load;
 
-use crate::bars::{self, Bar, median, spread};
+use crate::bars::{self, Bar};
 use crate::gauge;
-use crate::results;
+use crate::results::{self, number};
+use crate::samples::Samples;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use caudal_core::decode::Record;
 use caudal_e2e::query;
@@ -33,7 +34,6 @@ const CASES: [(Case, &str); 3] =
 const FIGURES: [&str; 4] =
     ["rows_per_second", "postgres_cpu_us_per_row", "own_cpu_us_per_row", "wal_bytes_per_row"];
 
-type Samples = BTreeMap<String, Vec<Json>>;
 type Records = Vec<(TopicPartition, Record)>;
 
 struct Bench {
@@ -45,35 +45,28 @@ struct Bench {
     files: BTreeMap<&'static str, String>,
 }
 
-fn number(name: &str, otherwise: i64) -> Result<i64> {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().with_context(|| format!("{name}={text}")),
-        _ => Ok(otherwise),
-    }
-}
-
 /// Runs all of it.
 ///
 /// # Errors
 /// When PostgreSQL does not run, or a run stores other rows than it was given.
 pub fn run() -> Result<()> {
     let (rows, runs) = (number("ROWS", 100_000)?, number("RUNS", 5)?);
-    let mut bench = Bench::begin(rows)?;
+    let mut bench = Bench::begin(i64::try_from(rows)?)?;
     println!("sink: {rows} rows a run, {runs} interleaved runs");
     bench.make_files()?;
-    let mut samples = Samples::new();
+    let mut samples = Samples::default();
     for run in 0..runs {
         for (case, name) in CASES {
-            let mut add = |way: String, sample: Json| {
+            let mut add = |way: &str, sample: Json| {
                 println!(
                     "  run {run} {way}: {:.0} rows/s",
                     sample["rows_per_second"].as_f64().unwrap_or(f64::NAN)
                 );
-                samples.entry(way).or_default().push(sample);
+                samples.add(way, sample);
             };
-            add(format!("{name} raw"), bench.raw(case, name)?);
+            add(&format!("{name} raw"), bench.raw(case, name)?);
             for (batch, writers) in WAYS {
-                add(way(name, batch, writers), bench.sink(case, batch, writers)?);
+                add(&way(name, batch, writers), bench.sink(case, batch, writers)?);
             }
         }
     }
@@ -202,20 +195,20 @@ impl Bench {
     }
 }
 
-fn report(samples: &Samples, rows: i64, runs: i64) -> Result<()> {
-    let of = |way: &str, figure: &str| median(samples.get(way).map_or(&[], Vec::as_slice), figure);
+fn report(samples: &Samples, rows: u64, runs: u64) -> Result<()> {
+    let of = |way: &str, figure: &str| samples.median(way, figure);
     println!(
         "{:<34} {:>9} {:>7} {:>9} {:>9} {:>9}",
         "medians", "rows/s", "of raw", "pg µs/row", "own µs", "WAL B/row"
     );
     let mut ratios = BTreeMap::new();
-    for way in samples.keys() {
+    for way in samples.names() {
         let raw = format!("{} raw", way.split(' ').next().unwrap_or_default());
         let ratio = of(way, "rows_per_second") / of(&raw, "rows_per_second");
         let [rate, server, own, wal] = FIGURES.map(|figure| of(way, figure));
         println!("{way:<34} {rate:>9.0} {ratio:>7.2} {server:>9.2} {own:>9.2} {wal:>9.0}");
         ratios.insert(
-            way.clone(),
+            way.to_owned(),
             json!({
                 "rows_per_second_of_raw": ratio,
                 "postgres_cpu_of_raw": server / of(&raw, "postgres_cpu_us_per_row"),
@@ -244,16 +237,12 @@ fn report(samples: &Samples, rows: i64, runs: i64) -> Result<()> {
         ),
     ];
     bars::print(&all);
-    let spreads: BTreeMap<&String, Json> = samples
-        .iter()
-        .map(|(way, s)| (way, FIGURES.map(|f| (f, spread(s, f))).into_iter().collect::<Json>()))
-        .collect();
     let bars: Vec<Json> = all.iter().map(Bar::json).collect();
     results::write(
         "sink",
         &json!({
-            "rows": rows, "runs": runs, "spread": spreads, "ratios": ratios, "bars": bars,
-            "samples": samples,
+            "rows": rows, "runs": runs, "ratios": ratios, "bars": bars,
+            "samples": samples.described(&FIGURES),
         }),
     )
 }
