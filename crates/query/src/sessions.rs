@@ -235,7 +235,7 @@ impl Sessions {
             let slot = &self.slots[before.number as usize];
             let Some(group) = &slot.group else { continue };
             let holds = |s: &Session| plan.having_holds(group, (s.start, s.end), &s.values);
-            let old = |start: i64| before.sessions.iter().find(|s| s.start == start);
+            let old = |start: i64| begun_at(&before.sessions, start).map(|at| &before.sessions[at]);
             for session in &slot.sessions {
                 let old = old(session.start);
                 if old == Some(session) {
@@ -247,7 +247,7 @@ impl Sessions {
                     changes.push(Change::Gone(group.clone(), session.start));
                 }
             }
-            let is_there = |start: i64| slot.sessions.iter().any(|s| s.start == start);
+            let is_there = |start: i64| begun_at(&slot.sessions, start).is_some();
             for old in before.sessions.iter().filter(|s| !is_there(s.start) && holds(s)) {
                 changes.push(Change::Gone(group.clone(), old.start));
             }
@@ -267,7 +267,8 @@ impl Sessions {
             .filter_map(|(end, number)| {
                 let slot = &self.slots[*number as usize];
                 let group = slot.group.as_ref()?;
-                let session = slot.sessions.iter().find(|session| session.end == *end)?;
+                let at = slot.sessions.binary_search_by_key(end, |session| session.end).ok()?;
+                let session = &slot.sessions[at];
                 let window = (session.start, session.end);
                 plan.having_holds(group, window, &session.values).then(|| row(group, session))
             })
@@ -299,15 +300,18 @@ impl Sessions {
         for before in self.undo.drain(..) {
             self.slots[before.number as usize].touched = false;
         }
-        while let Some((end, number)) = self.ends.first().copied() {
-            if !plan.window.is_session_over(end, time) {
-                break;
-            }
-            self.ends.pop_first();
+        let is_over = |end: i64| plan.window.is_session_over(end, time);
+        let mut groups = BTreeSet::new();
+        while let Some((end, number)) = self.ends.first().copied().filter(|(end, _)| is_over(*end))
+        {
+            self.ends.remove(&(end, number));
+            groups.insert(number);
+        }
+        for number in groups {
             let sessions = &mut self.slots[number as usize].sessions;
-            if let Some(at) = sessions.iter().position(|session| session.end == end) {
-                self.held_bytes -= sessions.remove(at).values.bytes();
-            }
+            let over = sessions.partition_point(|session| is_over(session.end));
+            let bytes = sessions.drain(..over).map(|session| session.values.bytes());
+            self.held_bytes -= bytes.sum::<usize>();
             if sessions.is_empty() {
                 self.release(number);
             }
@@ -358,6 +362,11 @@ impl Sessions {
             + self.numbers.capacity() * 32
             + self.ends.len() * (size_of::<Session>() + 32)
     }
+}
+
+/// The place of the session that begins at `start`.
+fn begun_at(sessions: &[Session], start: i64) -> Option<usize> {
+    sessions.binary_search_by_key(&start, |session| session.start).ok()
 }
 
 fn row(group: &GroupKey, session: &Session) -> Row {

@@ -25,12 +25,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The schema id that a record must be read by, of a stream whose writers' schemas must be
-    /// learnt.
+    /// Whether its writers' schemas must be learnt.
+    #[must_use]
+    pub fn has_foreign_schemas(&self) -> bool {
+        self.rows.is_none() && self.source.value_format == Format::Avro
+    }
+
+    /// The schema id that a record must be read by, where that must be learnt.
     #[must_use]
     pub fn schema_id(&self, record: &Record) -> Option<u32> {
-        let is_foreign = self.rows.is_none() && self.source.value_format == Format::Avro;
-        Some(unframe(record.value.as_deref().filter(|_| is_foreign)?)?.0)
+        let value = record.value.as_deref().filter(|_| self.has_foreign_schemas())?;
+        Some(unframe(value)?.0)
     }
 
     /// A record as a row; `None` of one without a value, or from before 1970.
