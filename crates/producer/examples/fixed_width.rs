@@ -18,7 +18,9 @@ use caudal_producer::source::own::OwnRecord;
 use std::io::{BufRead as _, BufReader};
 
 /// What is wrong with a line is said by a `Rejection`: reason and words of its dead letter.
-fn transaction(line: &str) -> Result<Transaction<'static>, Rejection> {
+fn transaction(line: &[u8]) -> Result<Transaction<'static>, Rejection> {
+    let line = std::str::from_utf8(line)
+        .map_err(|_| Rejection::new(Reason::Malformed, "the line is not UTF-8"))?;
     let column = |from: usize, to: usize| {
         let text = line.get(from..to).map(|text| text.trim().to_owned());
         text.ok_or_else(|| Rejection::new(Reason::Mapping, format!("it ends before column {to}")))
@@ -45,11 +47,12 @@ fn transaction(line: &str) -> Result<Transaction<'static>, Rejection> {
 
 fn main() -> Result<()> {
     let path = std::env::args().nth(1).context("which file?")?;
-    let lines = BufReader::new(std::fs::File::open(path)?).lines();
+    // Bytes, and not texts: a line that is not UTF-8 is a dead letter, and the next one follows.
+    let lines = BufReader::new(std::fs::File::open(path)?).split(b'\n');
     // Any iterator will do that gives the same records in the same order at every start.
     let records = lines.map(|line| {
-        let line = line?;
-        Ok(OwnRecord { transaction: transaction(&line), raw: line.into_bytes() })
+        let raw = line?;
+        Ok(OwnRecord { transaction: transaction(&raw), raw })
     });
     let brokers = std::env::var("BOOTSTRAP_SERVERS").unwrap_or("localhost:9092".to_owned());
     let sent = run_own("fixed-width", records, &Kafka::plain(&brokers))?;

@@ -8,11 +8,14 @@
 use crate::source::records::hex;
 use anyhow::Result;
 use caudal_core::mask::{SHOWN, mask_card_numbers, replace_card_numbers};
+use caudal_core::reject::{Reason, Rejection};
 use caudal_core::transaction::Transaction;
+use caudal_core::validate::MAX_NAME;
 use caudal_service::exit::Usage;
 use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -28,6 +31,9 @@ pub const FILE: &str = "card-key";
 const SHORTEST: usize = 16;
 /// Random bytes of a key that we make.
 const MADE: usize = 32;
+/// Bytes of an account that fits whatever becomes of it: a token has 42 characters in the place of
+/// at least 13 bytes, and of what is shorter than 39 bytes no third one can be made.
+const NEVER_TOO_LONG: usize = 38;
 
 /// What becomes of card numbers, and the key of tokens.
 #[derive(Debug, Clone, clap::Args)]
@@ -37,8 +43,8 @@ pub struct CardArgs {
     /// attributes; `keep` sends them as they are. Lines that cannot be mapped are masked either way
     #[arg(long, env = "CAUDAL_CARD_NUMBERS", value_enum, default_value = "tokenise")]
     pub card_numbers: CardNumbers,
-    /// File with the key of tokens, at least 16 bytes; CAUDAL_CARD_KEY may hold the key itself
-    /// [default: card-key in --home, made at the first start]
+    /// File with the key of tokens, at least 16 bytes. Without one, CAUDAL_CARD_KEY gives the key
+    /// itself [default: card-key in --home, made at the first start]
     #[arg(long, env = "CAUDAL_CARD_KEY_FILE", value_name = "FILE")]
     pub card_key_file: Option<PathBuf>,
     /// Folder of local state: the card key
@@ -47,9 +53,10 @@ pub struct CardArgs {
 }
 
 /// What becomes of card numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum CardNumbers {
     /// Accounts become tokens, texts are masked.
+    #[default]
     Tokenise,
     /// They are sent.
     Keep,
@@ -82,40 +89,63 @@ impl Cards {
         Ok(Cards { key: key.into(), tokenise })
     }
 
-    /// Under the key of the environment (`CAUDAL_CARD_KEY`), else of the file, else of `card-key` in
+    /// Under the key of the file, else of the environment (`CAUDAL_CARD_KEY`), else of `card-key` in
     /// the folder of local state, which is made where it does not exist: random, readable by its
     /// owner alone.
     ///
     /// # Errors
     /// [`Usage`] when a key cannot be read or made, or is too short.
     pub fn load(args: &CardArgs) -> Result<Cards> {
-        let key = match (std::env::var_os(VARIABLE), &args.card_key_file) {
-            (Some(key), _) => key.into_encoded_bytes(),
-            (None, Some(path)) => read_key(path)?,
+        Cards::load_with(args, std::env::var_os(VARIABLE))
+    }
+
+    fn load_with(args: &CardArgs, variable: Option<OsString>) -> Result<Cards> {
+        let key = match (&args.card_key_file, variable) {
+            (Some(path), _) => read_key(path)?,
+            (None, Some(key)) => key.into_encoded_bytes(),
             (None, None) => read_or_make_key(&args.home)?,
         };
         Cards::under(key.trim_ascii(), args.card_numbers == CardNumbers::Tokenise)
     }
 
-    /// The transaction without card numbers; `None` where it has none.
+    /// Says whether the account is short enough once its card numbers are tokens, which are longer.
+    ///
+    /// # Errors
+    /// A rejection `too_large`, with the money, when it is not.
+    pub fn check_account(&self, t: &Transaction<'_>) -> Result<(), Rejection> {
+        if !self.tokenise || t.account_id.len() <= NEVER_TOO_LONG {
+            return Ok(());
+        }
+        if self.account(t).chars().count() <= MAX_NAME {
+            return Ok(());
+        }
+        let message = format!(
+            "account_id contains card numbers, and has more than {MAX_NAME} characters with tokens \
+             in their place"
+        );
+        Err(Rejection { money: t.money(), ..Rejection::new(Reason::TooLarge, message) })
+    }
+
+    fn account<'t>(&self, t: &'t Transaction<'_>) -> Cow<'t, str> {
+        replace_card_numbers(&t.account_id, |number, out| out.push_str(&self.token(number)))
+    }
+
+    /// The transaction without card numbers; `None` where it has none. Its account may have become
+    /// too long, unless [`Cards::check_account`] was asked.
     #[must_use]
     pub fn without<'t>(&self, t: &'t Transaction<'_>) -> Option<Transaction<'t>> {
         if !self.tokenise {
             return None;
         }
-        let account_id = replace_card_numbers(&t.account_id, |number, out| {
-            out.push_str(&self.token(number));
-        });
+        let account_id = self.account(t);
         let description = t.description.as_deref().map(mask_card_numbers);
-        let masked = |text: &Option<Cow<'_, str>>| matches!(text, Some(Cow::Owned(_)));
-        let attributes: Vec<(Cow<'_, str>, Cow<'_, str>)> = t
-            .attributes
-            .iter()
-            .map(|(name, value)| (Cow::Borrowed(name.as_ref()), mask_card_numbers(value)))
-            .collect();
+        // Most have none: only of one that has are the attributes put together again.
         let changed = matches!(account_id, Cow::Owned(_))
-            || masked(&description)
-            || attributes.iter().any(|(_, value)| matches!(value, Cow::Owned(_)));
+            || matches!(description, Some(Cow::Owned(_)))
+            || t.attributes.iter().any(|(_, value)| has_card_number(value));
+        let masked = |(name, value): &'t (Cow<'_, str>, Cow<'_, str>)| {
+            (Cow::Borrowed(name.as_ref()), mask_card_numbers(value))
+        };
         changed.then(|| Transaction {
             transaction_id: Cow::Borrowed(t.transaction_id.as_ref()),
             source: Cow::Borrowed(t.source.as_ref()),
@@ -129,7 +159,7 @@ impl Cards {
             country: t.country.as_deref().map(Cow::Borrowed),
             event_time: t.event_time,
             description,
-            attributes,
+            attributes: t.attributes.iter().map(masked).collect(),
         })
     }
 
@@ -150,13 +180,70 @@ impl Cards {
         hex(&self.keyed(bytes))
     }
 
+    /// Both hashes of a line that comes in pieces, of none of them yet.
+    #[must_use]
+    pub fn whole(&self) -> WholeHash {
+        WholeHash::under(&self.key)
+    }
+
     fn keyed(&self, bytes: &[u8]) -> [u8; 32] {
-        // A key of any length is taken: this never panics.
-        #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("a key of any length");
+        let mut mac = mac(&self.key);
         mac.update(bytes);
         mac.finalize().into_bytes().into()
     }
+}
+
+fn mac(key: &[u8]) -> Hmac<Sha256> {
+    // A key of any length is taken: this never panics.
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
+    Hmac::<Sha256>::new_from_slice(key).expect("a key of any length")
+}
+
+/// The hashes of a line that is too large to be kept, while it passes.
+#[derive(Clone)]
+pub struct WholeHash {
+    plain: Sha256,
+    keyed: Hmac<Sha256>,
+}
+
+impl fmt::Debug for WholeHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WholeHash").finish_non_exhaustive()
+    }
+}
+
+impl WholeHash {
+    /// Of no bytes yet, under a key of any length.
+    #[must_use]
+    pub fn under(key: &[u8]) -> WholeHash {
+        WholeHash { plain: Sha256::new(), keyed: mac(key) }
+    }
+
+    /// The next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.plain.update(bytes);
+        self.keyed.update(bytes);
+    }
+
+    /// The hashes of all pieces.
+    #[must_use]
+    pub fn finish(self) -> WholeDigest {
+        let (plain, keyed) = (self.plain.finalize(), self.keyed.finalize().into_bytes());
+        WholeDigest { plain: plain.into(), keyed: keyed.into() }
+    }
+}
+
+/// The hashes of a whole line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WholeDigest {
+    /// SHA-256.
+    pub plain: [u8; 32],
+    /// HMAC-SHA-256 under the card key.
+    pub keyed: [u8; 32],
+}
+
+fn has_card_number(text: &str) -> bool {
+    matches!(mask_card_numbers(text), Cow::Owned(_))
 }
 
 fn read_key(path: &Path) -> Result<Vec<u8>> {
@@ -242,6 +329,29 @@ mod tests {
     }
 
     #[test]
+    fn an_account_that_tokens_make_too_long_is_refused() {
+        let card = "4111111111111111";
+        for (beside, fits) in [(0, true), (128 - 42, true), (128 - 41, false), (112, false)] {
+            let t = transaction(&format!("{card}{}", "é".repeat(beside)), "");
+            let refused = cards().check_account(&t).err();
+            assert_eq!(refused.is_none(), fits, "{beside}");
+            if let Some(refused) = refused {
+                assert_eq!((refused.reason, refused.money), (Reason::TooLarge, t.money()));
+                assert!(!refused.message.contains("1111"));
+            }
+            assert_eq!(cards().without(&t).unwrap().account_id.chars().count(), beside + 42);
+        }
+        // The tokens of three just fit.
+        let many = |n| transaction(&vec!["4222222222222"; n].join("/"), "");
+        assert!(cards().check_account(&many(2)).is_ok());
+        assert!(cards().check_account(&many(3)).is_ok());
+        assert!(cards().check_account(&many(4)).is_err());
+        let kept = Cards::under(b"0123456789abcdef", false).unwrap();
+        assert!(kept.check_account(&many(9)).is_ok());
+        assert!(cards().check_account(&transaction(&"x".repeat(128), "")).is_ok());
+    }
+
+    #[test]
     fn texts_are_masked_and_nothing_else_changes() {
         let t = transaction(
             "a",
@@ -273,8 +383,8 @@ mod tests {
             card_key_file: file,
             home: home.clone(),
         };
-        let first = Cards::load(&args(None)).unwrap();
-        let again = Cards::load(&args(None)).unwrap();
+        let first = Cards::load_with(&args(None), None).unwrap();
+        let again = Cards::load_with(&args(None), None).unwrap();
         assert_eq!(first.key, again.key);
         assert_eq!(first.key.len(), 2 * MADE);
         let mode = fs::metadata(home.join(FILE)).unwrap().permissions().mode();
@@ -283,6 +393,13 @@ mod tests {
         fs::write(home.join("short"), "secret").unwrap();
         let short = Cards::load(&args(Some(home.join("short")))).unwrap_err().to_string();
         assert!(short.contains("6 bytes") && !short.contains("secret"), "{short}");
+        // A file that is named wins over the variable, and the variable over the folder.
+        let variable = || Some(OsString::from("a key of the environment"));
+        fs::write(home.join("named"), "the key of a file\n").unwrap();
+        let named = Cards::load_with(&args(Some(home.join("named"))), variable()).unwrap();
+        assert_eq!(&*named.key, b"the key of a file");
+        let given = Cards::load_with(&args(None), variable()).unwrap();
+        assert_eq!(&*given.key, b"a key of the environment");
         fs::remove_dir_all(&home).unwrap();
     }
 }

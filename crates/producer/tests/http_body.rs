@@ -160,6 +160,18 @@ fn an_account_that_is_a_card_goes_on_as_a_token() {
 }
 
 #[test]
+fn an_account_that_tokens_make_too_long_is_refused() {
+    let body =
+        |beside: usize| line(1).replace("a-1", &format!("4111111111111111{}", "x".repeat(beside)));
+    check(&mapper().map(body(86).as_bytes(), Form::Object, NOW).unwrap());
+    let Err(Problem::Lines { told, .. }) = mapper().map(body(87).as_bytes(), Form::Object, NOW)
+    else {
+        panic!()
+    };
+    assert_eq!(told[0].reason, Reason::TooLarge);
+}
+
+#[test]
 fn limits_hold() {
     let budget = Budget::of(BUDGET);
     let large = vec![b'x'; MAX_BODY + 1];

@@ -105,6 +105,61 @@ fn an_oversized_line_goes_on_as_its_head_and_hash() {
     assert_eq!(reason(&found[2].0), None);
 }
 
+fn header<'r>(record: &'r OutRecord, name: &str) -> Option<&'r str> {
+    let (_, value) = record.headers.iter().find(|(n, _)| *n == name)?;
+    std::str::from_utf8(value).ok()
+}
+
+#[test]
+fn a_card_number_at_the_cut_of_an_oversized_line_is_masked() {
+    const CARD: &str = "4111 1111 1111 1111";
+    const HEAD: usize = 64 << 10;
+    let rest = "x".repeat(1 << 20);
+    for (begin, masked) in [(100, true), (HEAD - 10, true), (HEAD - 1, true), (HEAD, false)] {
+        let long = format!("{}{CARD}{rest}\n", "y".repeat(begin));
+        let data = format!("{HEADER}{long}{GOOD}");
+        let found = all(&mut lines(SHOP, data.as_bytes(), 10_000));
+        let letter = &found[0].0;
+        assert_eq!(reason(letter), Some("too_large"));
+        let value = String::from_utf8(letter.value.clone().unwrap()).unwrap();
+        let expected = long.replace(CARD, "**** **** **** 1111");
+        assert_eq!(value, expected[..HEAD], "{begin}");
+        let whole = envelope().cards.keyed_sha256(long.as_bytes());
+        let keyed = header(letter, headers::KEYED_SHA256);
+        assert_eq!(keyed, masked.then_some(whole.as_str()), "{begin}");
+        let whole = caudal_producer::source::records::hex(&Sha256::digest(&long));
+        assert_eq!(header(letter, headers::SHA256), Some(whole.as_str()));
+    }
+}
+
+#[test]
+fn a_card_number_at_the_cut_of_a_message_is_masked() {
+    for before in 0..60 {
+        let time = format!("{}4111111111111111", "x".repeat(before));
+        let data = format!("{HEADER}1,X,d,2,{time},1.5,1.0,EIRE\n");
+        let letter = &all(&mut lines(SHOP, data.as_bytes(), 100))[0].0;
+        assert_eq!(reason(letter), Some("timestamp"));
+        let message = header(letter, headers::ERROR_MESSAGE).unwrap();
+        assert!(message.contains("format") && !message.contains("41"), "{message}");
+    }
+}
+
+#[test]
+fn an_account_that_tokens_make_too_long_is_a_dead_letter() {
+    let good = r#"{"transaction_id":"t1","account_id":"ACCOUNT","merchant_id":"m","amount":"12.00",
+"currency":"EUR","kind":"PURCHASE","event_time":"2026-01-05T08:00:00Z"}"#
+        .replace('\n', "");
+    let account = |beside: usize| format!("4111111111111111{}", "x".repeat(beside));
+    let data = [86, 87].map(|beside| good.replace("ACCOUNT", &account(beside)) + "\n").concat();
+    let mut source = lines(NDJSON, data.as_bytes(), 100);
+    let found = all(&mut source);
+    let reasons: Vec<_> = found.iter().map(|(r, _)| reason(r)).collect();
+    assert_eq!(reasons, [None, Some("too_large")]);
+    assert_eq!(found[0].0.key.as_ref().map(Vec::len), Some(128));
+    assert_eq!(source.progress().sums["EUR"], "12.00");
+    assert_eq!(source.progress().unmappable_sums["EUR"], "12.00");
+}
+
 #[test]
 fn json_lines_are_checked_where_their_scale_would_be_lost() {
     let good = r#"{"transaction_id":"t1","account_id":"a","merchant_id":"m","amount":"12",

@@ -12,7 +12,7 @@ pub struct HttpArgs {
     #[arg(long, env = "CAUDAL_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
     /// File whose first line is the token that clients must send (Authorization: Bearer …); needed
-    /// unless ADDR is a loopback address. `CAUDAL_HTTP_TOKEN` gives the token itself
+    /// unless ADDR is a loopback address. Without a file, CAUDAL_HTTP_TOKEN gives the token itself
     #[arg(long, env = "CAUDAL_HTTP_TOKEN_FILE", value_name = "FILE", requires = "listen")]
     pub http_token_file: Option<PathBuf>,
 }

@@ -123,6 +123,7 @@ impl Mapper {
         let sequence = self.next.fetch_add(1, Ordering::Relaxed);
         let transaction = json::read_transaction(text, &self.coordinates, sequence)?;
         let valid = validate(transaction, now - CLOCKS_DIFFER)?;
+        self.envelope.cards.check_account(&valid.transaction)?;
         let record = self.envelope.transaction(&valid.transaction);
         self.count(&valid.transaction, mapped)?;
         mapped.last = mapped.last.max(sequence);

@@ -17,7 +17,7 @@ const SHORTEST: usize = 16;
 pub struct Token([u8; 32]);
 
 impl Token {
-    /// The token of the file or of `CAUDAL_HTTP_TOKEN`; `None` where none is given and only this
+    /// The token of the file, else of `CAUDAL_HTTP_TOKEN`; `None` where none is given and only this
     /// machine can reach `listen`.
     ///
     /// # Errors

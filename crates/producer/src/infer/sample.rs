@@ -1,5 +1,6 @@
 //! The beginning of a file, cut into rows.
 
+use crate::cards::WholeHash;
 use crate::mapping::encoding::{self};
 use crate::mapping::file::{Csv, Encoding, Format};
 use crate::mapping::row::Row;
@@ -144,7 +145,8 @@ fn lines_before(bytes: &[u8], delimiter: u8, number: usize) -> u64 {
 
 fn for_each_record(bytes: &[u8], delimiter: u8, mut take: impl FnMut(&mut RawRecord)) {
     let csv = Csv { delimiter: Delimiter::Is(delimiter), ..Csv::default() };
-    let mut records = Records::new(bytes, Format::Csv, &csv);
+    // Nothing is sent: no key matters.
+    let mut records = Records::new(bytes, Format::Csv, &csv, WholeHash::under(&[]));
     let mut record = RawRecord::default();
     for _ in 0..=ROWS {
         // Bytes in memory can be read.

@@ -33,8 +33,8 @@ pub struct LineAt<'a> {
 pub enum Mapped<'r> {
     /// A transaction; validated, except against a clock.
     Transaction(Box<Transaction<'r>>),
-    /// It is left out, by the mapping's rule of this number, from 0.
-    Skipped(usize),
+    /// It is left out, by a rule of the mapping.
+    Skipped,
 }
 
 /// A mapping bound to the columns of one input. It counts ordinals, so it must see every record of
@@ -107,7 +107,7 @@ impl ColumnMapper {
     pub fn pass(&mut self, row: Option<&Row<'_>>) {
         if let Some(row) = row
             && self.has_right_length(row)
-            && self.skipped(row).is_none()
+            && !self.is_skipped(row)
         {
             self.id.count(row);
         }
@@ -119,8 +119,8 @@ impl ColumnMapper {
             && (self.columns..row.len()).all(|at| row.text(at).is_empty())
     }
 
-    fn skipped(&self, row: &Row<'_>) -> Option<usize> {
-        self.skip.iter().position(|rule| match rule {
+    fn is_skipped(&self, row: &Row<'_>) -> bool {
+        self.skip.iter().any(|rule| match rule {
             Some(condition) => condition.fits(row),
             None => row.is_blank(),
         })
@@ -143,8 +143,8 @@ impl ColumnMapper {
             let message = format!("{} fields where {} are expected", row.len(), self.columns);
             return Err(Rejection::new(Reason::Mapping, message));
         }
-        if let Some(rule) = self.skipped(row) {
-            return Ok(Mapped::Skipped(rule));
+        if self.is_skipped(row) {
+            return Ok(Mapped::Skipped);
         }
         let ordinal = self.id.count(row);
         let code = self.currency.read(row);

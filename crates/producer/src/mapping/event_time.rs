@@ -5,6 +5,7 @@ use super::row::{Header, Row};
 use super::text::Template;
 use super::usage;
 use anyhow::Result;
+use caudal_core::mask::mask_card_numbers;
 use caudal_core::money::Amount;
 use caudal_core::reject::{Reason, Rejection};
 use caudal_core::time::parse_rfc3339;
@@ -36,7 +37,9 @@ pub struct Forms {
     time_of_day: Time,
     /// First of the hundred years of two digits.
     century_from: i16,
-    months: Vec<String>,
+    /// The source's own names of months in lower case, and the English ones. The longest first:
+    /// "mars" before "mar".
+    months: Vec<(String, &'static str)>,
 }
 
 /// A way to write times.
@@ -52,6 +55,8 @@ enum Form {
     Local(String),
 }
 
+/// Characters of a time in another form that are shown.
+const SHOWN: usize = 40;
 /// What jiff takes `%y` for: 1969 to 2068.
 const CENTURY_FROM: i16 = 1969;
 /// English, as jiff's `%b` reads them.
@@ -93,15 +98,22 @@ pub fn check(spec: &EventTimeSpec) -> Result<Forms> {
             usage(format!("[event_time] time_of_day = {text:?}: such as \"12:00:00\""))
         })?,
     };
-    let months = spec.months.clone().unwrap_or_default();
-    if !months.is_empty() && (months.len() != 12 || months.iter().any(String::is_empty)) {
-        return Err(usage("[event_time] months: twelve names, January's first".into()));
-    }
+    let months = months(spec.months.as_deref().unwrap_or_default())?;
     let century_from = spec.century_from.unwrap_or(CENTURY_FROM);
     if !(1800..=2100).contains(&century_from) {
         return Err(usage(format!("[event_time] century_from = {century_from}: 1800 to 2100")));
     }
     Ok(Forms { forms, zone, time_of_day, century_from, months })
+}
+
+fn months(names: &[String]) -> Result<Vec<(String, &'static str)>> {
+    if !names.is_empty() && (names.len() != 12 || names.iter().any(String::is_empty)) {
+        return Err(usage("[event_time] months: twelve names, January's first".into()));
+    }
+    let lower = names.iter().map(|name| name.to_lowercase());
+    let mut all: Vec<_> = lower.zip(MONTHS).collect();
+    all.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+    Ok(all)
 }
 
 fn form(name: &str) -> Result<Form> {
@@ -163,8 +175,9 @@ impl BoundEventTime {
             return Err(Rejection::new(Reason::MissingField, message));
         }
         self.forms.parse(text).ok_or_else(|| {
-            // Enough to see the form; what looks like a card number is masked by whoever shows it.
-            let shown: String = text.chars().take(40).collect();
+            // Enough to see the form. Masked before it is cut: half of a card number would not be
+            // known for one.
+            let shown: String = mask_card_numbers(text).chars().take(SHOWN).collect();
             let message = format!("{} has a time in another format: {shown:?}", self.name);
             Rejection::new(Reason::Timestamp, message)
         })
@@ -225,11 +238,7 @@ impl Forms {
             return Cow::Borrowed(text);
         }
         let lower = text.to_lowercase();
-        // The longest first: "mars" before "mar".
-        let mut all: Vec<(String, &str)> =
-            self.months.iter().map(|name| name.to_lowercase()).zip(MONTHS).collect();
-        all.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
-        let found = all.iter().find(|(name, _)| lower.contains(name.as_str()));
+        let found = self.months.iter().find(|(name, _)| lower.contains(name.as_str()));
         found.map_or(Cow::Borrowed(text), |(name, english)| {
             Cow::Owned(lower.replacen(name.as_str(), english, 1))
         })

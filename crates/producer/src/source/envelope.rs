@@ -1,6 +1,7 @@
 //! What a line becomes on its way: an Avro record, or its own bytes with the reason.
 
-use crate::cards::Cards;
+use crate::cards::{Cards, WholeDigest};
+use crate::source::records::hex;
 use caudal_core::avro::{self, Writer};
 use caudal_core::headers;
 use caudal_core::mask::mask_card_numbers;
@@ -49,12 +50,7 @@ impl Envelope {
     /// too.
     #[must_use]
     pub fn unmappable(&self, raw: &[u8], place: &str, rejection: &Rejection) -> OutRecord {
-        let message = clear_message(rejection);
-        let mut all = vec![
-            (headers::REASON, rejection.reason.as_str().into()),
-            (headers::ERROR_MESSAGE, message.into_bytes()),
-            (headers::LINE, place.into()),
-        ];
+        let mut all = reasons(place, rejection);
         let masked = mask_bytes(raw);
         if masked != raw {
             all.push((headers::KEYED_SHA256, self.cards.keyed_sha256(raw).into_bytes()));
@@ -62,20 +58,27 @@ impl Envelope {
         self.record(place.into(), Some(masked), all)
     }
 
-    /// A line that is too large: its first [`LARGE_HEAD`] bytes, with SHA-256 (in hex) and size of
-    /// the whole in headers.
+    /// A line that is too large: the first [`LARGE_HEAD`] bytes of `raw`, which is as much of it as
+    /// was kept, with hash and size of the whole in headers; where something was masked in what goes
+    /// on, the keyed hash of the whole too.
     #[must_use]
     pub fn too_large(
         &self,
         raw: &[u8],
         place: &str,
         rejection: &Rejection,
-        (sha256, size): (&str, u64),
+        (whole, size): (&WholeDigest, u64),
     ) -> OutRecord {
-        let mut record = self.unmappable(&raw[..raw.len().min(LARGE_HEAD)], place, rejection);
-        record.headers.push((headers::SHA256, sha256.into()));
-        record.headers.push((headers::SIZE, size.to_string().into_bytes()));
-        record
+        // Masked before it is cut: half of a card number would not be known for one.
+        let mut masked = mask_bytes(raw);
+        masked.truncate(LARGE_HEAD);
+        let mut all = reasons(place, rejection);
+        if !raw.starts_with(&masked) {
+            all.push((headers::KEYED_SHA256, hex(&whole.keyed).into_bytes()));
+        }
+        all.push((headers::SHA256, hex(&whole.plain).into_bytes()));
+        all.push((headers::SIZE, size.to_string().into_bytes()));
+        self.record(place.into(), Some(masked), all)
     }
 
     /// A record of those bytes, in the partition of its key.
@@ -96,6 +99,14 @@ impl Envelope {
             headers,
         }
     }
+}
+
+fn reasons(place: &str, rejection: &Rejection) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        (headers::REASON, rejection.reason.as_str().into()),
+        (headers::ERROR_MESSAGE, clear_message(rejection).into_bytes()),
+        (headers::LINE, place.into()),
+    ]
 }
 
 /// What a rejection says, with card numbers masked and at most [`MESSAGE`] bytes long: it may

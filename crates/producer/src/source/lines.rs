@@ -3,7 +3,7 @@
 use super::Source;
 use super::envelope::{Envelope, clear_message};
 use super::inputs::Meter;
-use super::records::{MAX_RECORD, Position, RawRecord, Records, hex};
+use super::records::{MAX_RECORD, Position, RawRecord, Records};
 use crate::mapping::columns::{ColumnMapper, LineAt, Mapped};
 use crate::mapping::file::Format;
 use crate::mapping::objects::Paths;
@@ -95,7 +95,8 @@ impl<R: BufRead> Lines<R> {
             );
         }
         let shape = mapping.shape_of(file).clone();
-        let mut records = Records::new(input, shape.format, &shape.csv);
+        let whole = envelope.cards.whole();
+        let mut records = Records::new(input, shape.format, &shape.csv, whole);
         records.set_growing(growing);
         let mut lines = Lines {
             shape,
@@ -122,6 +123,19 @@ impl<R: BufRead> Lines<R> {
             Binding::Columns(mapper, _) => mapper.dropped(),
             _ => &[],
         }
+    }
+
+    /// Whether more may come after its end.
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        self.growing
+    }
+
+    /// Says that the input has ended for now; false where it may not: it ends within a record, or
+    /// does not grow. To be asked when [`Lines::next_line`] has given nothing more.
+    pub fn rest(&mut self) -> bool {
+        self.done = self.growing && self.records.is_between_records(&self.raw);
+        self.done
     }
 
     /// The input has ended: what is left of it is whole.
@@ -194,7 +208,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     fn read(&mut self) -> Result<bool> {
-        if self.done || !self.bind()? {
+        if (self.done && !self.growing) || !self.bind()? {
             return Ok(false);
         }
         let more = self.records.read(&mut self.raw).map_err(|e| self.unreadable(&e))?;
@@ -223,8 +237,9 @@ impl<R: BufRead> Lines<R> {
                 return Ok(None);
             }
             let at = LineAt { source: &self.coordinates, file: &self.file, line: self.raw.line };
-            let (sums, money, result) = match map(&self.shape, &mut self.binding, &self.raw, at) {
-                Ok(Mapped::Skipped(_)) => {
+            let mapped = map(&self.shape, &mut self.binding, &self.raw, at);
+            let (sums, money, result) = match checked(mapped, &self.envelope) {
+                Ok(Mapped::Skipped) => {
                     self.tally.skipped += 1;
                     continue;
                 }
@@ -296,10 +311,7 @@ impl<R: BufRead> Source for Lines<R> {
                 tracing::warn!("{place} cannot be mapped ({reason}: {why}); sent as it is");
             }
             match raw.digest {
-                Some(digest) => {
-                    let whole = hex(&digest);
-                    envelope.too_large(&raw.raw, &place, rejection, (whole.as_str(), raw.size))
-                }
+                Some(whole) => envelope.too_large(&raw.raw, &place, rejection, (&whole, raw.size)),
                 None => envelope.unmappable(&raw.raw, &place, rejection),
             }
         })
@@ -328,6 +340,16 @@ impl<R: BufRead> Source for Lines<R> {
     fn meter(&self) -> &Meter {
         &self.meter
     }
+}
+
+fn checked<'r>(
+    mapped: Result<Mapped<'r>, Rejection>,
+    envelope: &Envelope,
+) -> Result<Mapped<'r>, Rejection> {
+    if let Ok(Mapped::Transaction(transaction)) = &mapped {
+        envelope.cards.check_account(transaction)?;
+    }
+    mapped
 }
 
 fn map<'r>(

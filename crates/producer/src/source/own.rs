@@ -4,12 +4,12 @@
 use super::Source;
 use super::envelope::Envelope;
 use super::inputs::Meter;
-use super::records::hex;
+use super::records::{MAX_RECORD, hex};
 use crate::progress::{Progress, Tally};
 use anyhow::Result;
 use caudal_core::money::SumOverflow;
 use caudal_core::outbox::OutRecord;
-use caudal_core::reject::Rejection;
+use caudal_core::reject::{Reason, Rejection};
 use caudal_core::transaction::Transaction;
 use caudal_core::validate::validate;
 use caudal_service::exit::Halt;
@@ -21,8 +21,8 @@ pub const FILE: &str = "records";
 /// A record of a source of your own.
 #[derive(Debug, Clone)]
 pub struct OwnRecord {
-    /// Its bytes as they came, at most 1 MiB: they tell whether the source is still the same, and
-    /// become the dead letter where there is no transaction.
+    /// Its bytes as they came: they tell whether the source is still the same, and become the dead
+    /// letter where there is no transaction; above [`MAX_RECORD`] bytes, their first 64 KiB do.
     pub raw: Vec<u8>,
     /// The transaction, or why there is none. Its `source` and `source_seq` are filled in; it is
     /// validated before it is sent, and becomes a dead letter where it is not valid.
@@ -54,7 +54,8 @@ impl<I: Iterator<Item = Result<OwnRecord>>> OwnSource<I> {
         }
     }
 
-    fn advance(&mut self) -> Result<Option<OutRecord>> {
+    /// The next record, counted; `None` at the end.
+    fn advance<T>(&mut self, make: impl FnOnce(&Envelope, Counted<'_>) -> T) -> Result<Option<T>> {
         let Some(record) = self.records.next().transpose()? else {
             self.done = true;
             return Ok(None);
@@ -63,34 +64,66 @@ impl<I: Iterator<Item = Result<OwnRecord>>> OwnSource<I> {
         self.hash.update((raw.len() as u64).to_le_bytes());
         self.hash.update(&raw);
         let number = self.tally.lines() + 1;
-        let valid = transaction.and_then(|mut t| {
-            t.source = format!("{}/{FILE}", self.source).into();
-            t.source_seq = i64::try_from(number).unwrap_or(i64::MAX);
-            Ok(validate(t, i64::MAX)?.transaction)
-        });
-        let (sums, money, out) = match valid {
+        let result = transaction.and_then(|t| self.valid(t, number));
+        let (sums, money) = match &result {
             Ok(t) => {
                 self.tally.records += 1;
-                (&mut self.tally.sums, t.money(), self.envelope.transaction(&t))
+                (&mut self.tally.sums, t.money())
             }
             Err(rejection) => {
                 self.tally.unmappable += 1;
-                let place = format!("{FILE}:{number}");
-                let out = self.envelope.unmappable(&raw, &place, &rejection);
-                (&mut self.tally.unmappable_sums, rejection.money, out)
+                (&mut self.tally.unmappable_sums, rejection.money)
             }
         };
         if let Some((currency, amount)) = money {
             sums.add(currency, amount)
                 .map_err(|e: SumOverflow| Halt(format!("record {number}: {e}")))?;
         }
-        Ok(Some(out))
+        Ok(Some(make(&self.envelope, Counted { raw: &raw, number, result })))
+    }
+
+    fn valid<'t>(&self, mut t: Transaction<'t>, number: u64) -> Result<Transaction<'t>, Rejection> {
+        t.source = format!("{}/{FILE}", self.source).into();
+        t.source_seq = i64::try_from(number).unwrap_or(i64::MAX);
+        let valid = validate(t, i64::MAX)?.transaction;
+        self.envelope.cards.check_account(&valid)?;
+        Ok(valid)
+    }
+}
+
+/// A record that was counted, and what became of it.
+struct Counted<'r> {
+    raw: &'r [u8],
+    /// From 1.
+    number: u64,
+    result: Result<Transaction<'static>, Rejection>,
+}
+
+impl Counted<'_> {
+    fn into_record(self, envelope: &Envelope) -> OutRecord {
+        let rejection = match &self.result {
+            Ok(transaction) => return envelope.transaction(transaction),
+            Err(rejection) => rejection,
+        };
+        let (raw, place) = (self.raw, format!("{FILE}:{}", self.number));
+        if raw.len() <= MAX_RECORD {
+            return envelope.unmappable(raw, &place, rejection);
+        }
+        let mut whole = envelope.cards.whole();
+        whole.update(raw);
+        // What is wrong with it stays to be read; the reason is that of any line of its size.
+        let message = format!(
+            "the record has {} bytes; at most {MAX_RECORD} are sent ({rejection})",
+            raw.len()
+        );
+        let too_large = Rejection::new(Reason::TooLarge, message);
+        envelope.too_large(raw, &place, &too_large, (&whole.finish(), raw.len() as u64))
     }
 }
 
 impl<I: Iterator<Item = Result<OwnRecord>>> Source for OwnSource<I> {
     fn skip_to(&mut self, committed: &Progress) -> Result<()> {
-        while self.tally.lines() < committed.byte && self.advance()?.is_some() {}
+        while self.tally.lines() < committed.byte && self.advance(|_, _| ())?.is_some() {}
         let here = self.progress();
         let same = here.byte == committed.byte
             && here.prefix_sha256 == committed.prefix_sha256
@@ -108,7 +141,7 @@ impl<I: Iterator<Item = Result<OwnRecord>>> Source for OwnSource<I> {
     }
 
     fn next_record(&mut self) -> Result<Option<OutRecord>> {
-        self.advance()
+        self.advance(|envelope, counted| counted.into_record(envelope))
     }
 
     fn progress(&self) -> Progress {

@@ -1,5 +1,6 @@
 //! Cuts a stream of bytes into records with exact positions, whatever the size of a record.
 
+use crate::cards::{WholeDigest, WholeHash};
 use crate::mapping::encoding;
 use crate::mapping::file::{Csv, Format};
 use crate::mapping::written::Delimiter;
@@ -23,8 +24,8 @@ pub struct RawRecord {
     pub raw: Vec<u8>,
     /// Size without the line end.
     pub size: u64,
-    /// SHA-256 of the whole record, where it is larger than [`MAX_RECORD`].
-    pub digest: Option<[u8; 32]>,
+    /// Hashes of the whole record, where it is larger than [`MAX_RECORD`].
+    pub digest: Option<WholeDigest>,
     /// Line at which it begins, from 1.
     pub line: u64,
     /// CSV, and JSON that is read by paths: the values one after another.
@@ -77,7 +78,9 @@ pub struct Records<R> {
     /// After the last byte taken.
     running: Position,
     after_cr: bool,
-    large: Option<Sha256>,
+    /// Hashes of no bytes yet, for each record that is too large.
+    whole: WholeHash,
+    large: Option<WholeHash>,
     /// Whether more may come after the end.
     growing: bool,
     /// A record that the end has cut in two: how much of its values is there.
@@ -94,9 +97,9 @@ enum Cutter {
 
 impl<R: BufRead> Records<R> {
     /// Records of `input` from its first byte. A byte order mark, and lines that the mapping passes
-    /// over, count as bytes and belong to no record.
+    /// over, count as bytes and belong to no record. `whole` hashes records that are too large.
     #[must_use]
-    pub fn new(input: R, format: Format, csv: &Csv) -> Records<R> {
+    pub fn new(input: R, format: Format, csv: &Csv, whole: WholeHash) -> Records<R> {
         let start = Position { byte: 0, line: 0, hash: Sha256::new() };
         Records {
             input: Input { head: Vec::new(), at: 0, rest: input, limit: None },
@@ -106,6 +109,7 @@ impl<R: BufRead> Records<R> {
             position: start.clone(),
             running: start,
             after_cr: false,
+            whole,
             large: None,
             growing: false,
             pending: None,
@@ -121,6 +125,13 @@ impl<R: BufRead> Records<R> {
     /// Takes the input to end at that byte, as an earlier run saw it; `None` takes the rest of it.
     pub fn set_limit(&mut self, byte: Option<u64>) {
         self.input.limit = byte.map(|byte| byte.saturating_sub(self.running.byte));
+    }
+
+    /// Whether what was taken ends with the line of a record, or with blank lines after it. `record`
+    /// is that of the last [`Records::read`], which has found no more.
+    #[must_use]
+    pub fn is_between_records(&self, record: &RawRecord) -> bool {
+        self.cutter.is_some() && record.size == 0 && !self.cut_short
     }
 
     /// The position after the last complete record.
@@ -165,7 +176,7 @@ impl<R: BufRead> Records<R> {
         record.ends.truncate(ends);
         encoding::to_utf8(self.csv.encoding, &mut record.fields, &mut record.ends);
         self.position = self.running.clone();
-        record.digest = self.large.take().map(|hash| hash.finalize().into());
+        record.digest = self.large.take().map(WholeHash::finish);
         while record.digest.is_none() && record.raw.last().is_some_and(|b| is_line_end(*b)) {
             record.raw.pop();
             record.size -= 1;
@@ -217,7 +228,8 @@ impl<R: BufRead> Records<R> {
             check_line_goes_on(&mut self.cut_short, buffer)?;
             let (step, taken, written, more_ends) =
                 core.read_record(buffer, &mut record.fields[*out..], &mut record.ends[*ends..]);
-            take(buffer, taken, record, &mut self.running, &mut self.after_cr, &mut self.large);
+            let large = (&mut self.large, &self.whole);
+            take(buffer, taken, record, &mut self.running, &mut self.after_cr, large);
             self.input.consume(taken);
             (*out, *ends) = (*out + written, *ends + more_ends);
             match step {
@@ -251,7 +263,8 @@ impl<R: BufRead> Records<R> {
             check_line_goes_on(&mut self.cut_short, buffer)?;
             let end = buffer.iter().position(|b| *b == b'\n');
             let taken = end.map_or(buffer.len(), |at| at + 1);
-            take(buffer, taken, record, &mut self.running, &mut self.after_cr, &mut self.large);
+            let large = (&mut self.large, &self.whole);
+            take(buffer, taken, record, &mut self.running, &mut self.after_cr, large);
             self.input.consume(taken);
             if end.is_some() && record.size > 0 {
                 return Ok(true);
@@ -364,7 +377,7 @@ fn take(
     record: &mut RawRecord,
     running: &mut Position,
     after_cr: &mut bool,
-    large: &mut Option<Sha256>,
+    (large, whole): (&mut Option<WholeHash>, &WholeHash),
 ) {
     let bytes = &buffer[..taken];
     running.hash.update(bytes);
@@ -384,7 +397,7 @@ fn take(
         return;
     }
     let hash = large.get_or_insert_with(|| {
-        let mut hash = Sha256::new();
+        let mut hash = whole.clone();
         hash.update(&record.raw);
         hash
     });
