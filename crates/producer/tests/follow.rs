@@ -37,6 +37,11 @@ struct Watched {
 
 impl Watched {
     fn start(what: &str, standing: Standing, settle: u64) -> Watched {
+        Watched::start_with(what, standing, settle, "")
+    }
+
+    /// Follows that file of the folder, or all of them.
+    fn start_with(what: &str, standing: Standing, settle: u64, file: &str) -> Watched {
         let folder =
             std::env::temp_dir().join(format!("caudal-follow-{what}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
@@ -44,7 +49,7 @@ impl Watched {
         let cards = Cards::under(b"a key of the tests", true).unwrap();
         let envelope = Envelope { topic: "t".into(), partitions: 6, schema_id: 5, cards };
         let follow = Follow {
-            patterns: vec![folder.display().to_string()],
+            patterns: vec![folder.join(file).display().to_string()],
             settle: Duration::from_millis(settle),
             shutdown: shutdown.clone(),
         };
@@ -85,6 +90,19 @@ impl Watched {
             }
         }
         Ok(())
+    }
+
+    /// Takes what the reader tells until it says that nothing more comes.
+    fn until_it_ends(&mut self) {
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < PATIENCE);
+            match self.messages.recv_timeout(Duration::from_millis(100)) {
+                Ok(Ok(Message::Ended)) => return,
+                Ok(Err(error)) => panic!("{error:#}"),
+                Ok(Ok(_)) | Err(_) => {}
+            }
+        }
     }
 
     fn lines(&self, name: &str) -> u64 {
@@ -144,6 +162,67 @@ fn a_file_that_changed_halts() {
     watched.write("a.csv", &format!("{HEADER}{}{}", line("a9"), line("a2")));
     let error = watched.until(|_| false).unwrap_err();
     assert!(error.is::<Halt>(), "{error:#}");
+}
+
+/// So long that no file is left alone for it while a test runs.
+const NEVER: u64 = 3_600_000;
+
+#[test]
+fn a_file_that_is_replaced_while_it_is_open_halts() {
+    let replacements: [fn(&Watched); 2] = [
+        |w| w.write("a.csv", &format!("{HEADER}{}{}", line("b1"), line("b2"))),
+        // In its place, as cp does.
+        |w| fs::write(w.folder.join("a.csv"), format!("{HEADER}{}", line("b1").repeat(3))).unwrap(),
+    ];
+    for replace in replacements {
+        let mut watched = Watched::start("replace", Standing::default(), NEVER);
+        watched.write("a.csv", &format!("{HEADER}{}", line("a1")));
+        watched.until(|w| w.lines("a.csv") == 1).unwrap();
+        assert!(!watched.is_done("a.csv"));
+        replace(&watched);
+        let error = watched.until(|_| false).unwrap_err();
+        assert!(error.is::<Halt>(), "{error:#}");
+    }
+}
+
+#[test]
+fn files_that_go_away_are_read_to_their_ends_and_make_room() {
+    // As many as may be open at once; in each, the last line has no line end yet.
+    let names: Vec<String> = (0..64).map(|n| format!("a{n}.csv")).collect();
+    let mut watched = Watched::start("gone", Standing::default(), 3_000);
+    for name in &names {
+        watched.write(name, &format!("{HEADER}{}{}", line("a1"), line("a2").trim_end()));
+    }
+    watched.until(|w| names.iter().all(|name| w.lines(name) >= 1)).unwrap();
+    for name in &names {
+        fs::remove_file(watched.folder.join(name)).unwrap();
+    }
+    watched.write("b.csv", &format!("{HEADER}{}", line("b1")));
+    watched.until(|w| w.lines("b.csv") == 1 && names.iter().all(|name| w.is_done(name))).unwrap();
+    assert!(names.iter().all(|name| watched.lines(name) == 2));
+    assert_eq!((watched.broken, watched.set_aside), (0, 0));
+}
+
+#[test]
+fn a_path_may_come_go_and_come_back() {
+    let mut watched = Watched::start_with("path", Standing::default(), 300, "a.csv");
+    let text = format!("{HEADER}{}", line("a1"));
+    watched.write("a.csv", &text);
+    watched.until(|w| w.is_done("a.csv")).unwrap();
+    // What is appended under another name is the same file's.
+    let (here, there) = (watched.folder.join("a.csv"), watched.folder.join("moved.csv"));
+    fs::rename(&here, &there).unwrap();
+    watched.append("moved.csv", &line("a2"));
+    fs::rename(&there, &here).unwrap();
+    watched.until(|w| w.lines("a.csv") == 2 && w.is_done("a.csv")).unwrap();
+    fs::remove_file(&here).unwrap();
+    watched.write("a.csv", &format!("{text}{}{}", line("a2"), line("a3")));
+    watched.until(|w| w.lines("a.csv") == 3 && w.is_done("a.csv")).unwrap();
+    assert_eq!((watched.broken, watched.set_aside), (0, 0));
+    // Gone for good, it is neither an error nor the end.
+    fs::remove_file(&here).unwrap();
+    watched.shutdown.ask();
+    watched.until_it_ends();
 }
 
 #[test]

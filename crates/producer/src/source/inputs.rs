@@ -33,13 +33,15 @@ pub struct Input {
 pub fn expand(patterns: &[String], format: Format) -> Result<Vec<Input>> {
     for pattern in patterns {
         if pattern != "-" && expand_one(pattern, format)?.is_empty() {
-            return Err(Usage(format!("input {pattern}: no file there fits")).into());
+            let absent = is_absent(pattern);
+            let what = if absent { "no such file or folder" } else { "no file there fits" };
+            return Err(Usage(format!("input {pattern}: {what}")).into());
         }
     }
     expand_present(patterns, format)
 }
 
-/// As [`expand`], where a folder or a glob may have no file yet.
+/// As [`expand`], where there may be no file yet, or for a moment.
 ///
 /// # Errors
 /// As [`expand`].
@@ -74,6 +76,17 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     one == other || real(one).is_some_and(|one| real(other) == Some(one))
 }
 
+/// Whether a pattern is a path at which nothing is.
+#[must_use]
+pub fn is_absent(pattern: &str) -> bool {
+    pattern != "-" && !is_glob(pattern) && !Path::new(pattern).exists()
+}
+
+fn is_glob(pattern: &str) -> bool {
+    let last = Path::new(pattern).file_name().and_then(|n| n.to_str());
+    last.unwrap_or_default().contains(['*', '?'])
+}
+
 fn expand_one(pattern: &str, format: Format) -> Result<Vec<PathBuf>> {
     let path = Path::new(pattern);
     if path.is_dir() {
@@ -84,8 +97,8 @@ fn expand_one(pattern: &str, format: Format) -> Result<Vec<PathBuf>> {
     if path.exists() {
         return Ok(vec![path.to_owned()]);
     }
-    if !last.contains(['*', '?']) {
-        return Err(Usage(format!("input {pattern}: no such file or folder")).into());
+    if !is_glob(pattern) {
+        return Ok(Vec::new());
     }
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     list(parent.unwrap_or(Path::new(".")), pattern, |name| matches(last, name))
@@ -143,12 +156,18 @@ impl Meter {
         self.read.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// How many bytes were read.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
     /// The part that was read, 0 to 1, where the size is known.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a display of progress, not of money")]
     pub fn fraction(&self) -> Option<f64> {
         let size = self.size.filter(|size| *size > 0)?;
-        Some((self.read.load(Ordering::Relaxed) as f64 / size as f64).min(1.0))
+        Some((self.bytes() as f64 / size as f64).min(1.0))
     }
 }
 
