@@ -78,15 +78,15 @@ pub fn service(cli: &Cli) -> Result<()> {
     if cli.producer.files.dry_run {
         return dry_run(&cli.producer);
     }
+    if let (Some(count), Some(path)) = (cli.producer.generate, &cli.producer.shape.write_csv) {
+        return recipe::write_csv(&cli.producer, count, path);
+    }
     let metrics = Metrics::new()?;
     let readiness = Readiness::starting();
     let shutdown = Shutdown::listen()?;
     let kafka = cli.kafka.connect("caudal-producer").map_err(|e| Usage(format!("{e:#}")))?;
     if let Some(address) = cli.service.listen(PORT).map_err(|e| Usage(format!("{e:#}")))? {
         serve(address, metrics.registry.clone(), readiness.clone())?;
-    }
-    if let (Some(count), Some(path)) = (cli.producer.generate, &cli.producer.shape.write_csv) {
-        return recipe::write_csv(&cli.producer, count, path);
     }
     if let Some(address) = cli.producer.http.listen {
         return http::run((&cli.producer, address), &kafka, &metrics, &readiness, &shutdown);
@@ -198,8 +198,11 @@ impl Connected {
     /// Connects as a source, publishes the schema and reads where the source stands.
     ///
     /// # Errors
-    /// When Kafka does not answer, or another schema has the same id.
+    /// [`Usage`] when the card key cannot be read; when Kafka does not answer, or another schema has
+    /// the same id.
     pub fn to(kafka: &Kafka, args: &ProducerArgs, source: &str) -> Result<Connected> {
+        // What is wrong here must be known before a predecessor is fenced, which may be well.
+        let cards = Cards::load(&args.cards)?;
         let partitions = Offsets::connect(kafka, Isolation::ReadCommitted, "caudal-producer")?
             .partitions(&args.topic)?;
         let id = format!("caudal-producer-{source}");
@@ -208,7 +211,6 @@ impl Connected {
         let schema = Schemas::shipped().transaction;
         schemas::publish(kafka, &mut producer, &schema, PATIENCE)?;
         let topic = Arc::from(args.topic.as_str());
-        let cards = Cards::load(&args.cards)?;
         let envelope = Envelope { topic, partitions, schema_id: schema.id, cards };
         Ok(Connected { producer, envelope, standing: standing(kafka, source)? })
     }
@@ -218,7 +220,8 @@ impl Connected {
 fn dry_run(args: &ProducerArgs) -> Result<()> {
     let mapping = read_mapping(args)?;
     let bounds = Bounds { lines: u64::MAX, samples: 0, examples: 3 };
-    let trials = trial::run(&mapping, &inputs::expand(&args.input, mapping.format)?, bounds)?;
+    let inputs = inputs::expand(&args.input, mapping.format)?;
+    let trials = trial::run_with(&mapping, &inputs, bounds, args.cards.card_numbers)?;
     trials.iter().for_each(|trial| print!("{}", trial.text()));
     if trials.iter().all(|trial| trial.mapped == 0) {
         return Err(anyhow!("nothing could be mapped; nothing was sent"));

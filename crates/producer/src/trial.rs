@@ -1,6 +1,6 @@
 //! What a mapping makes of inputs, found out without Kafka: `caudal source check` and `--dry-run`.
 
-use crate::cards::Cards;
+use crate::cards::{CardNumbers, Cards};
 use crate::mapping::Mapping;
 use crate::source::Source as _;
 use crate::source::envelope::{Envelope, clear_message};
@@ -15,8 +15,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Most groups of rejections that are told apart; the rest is counted together.
+/// Most groups of rejections that are told apart; the rest is counted together, as [`OTHER`].
 const GROUPS: usize = 50;
+/// Reason of the group of all that is not told apart.
+const OTHER: &str = "other";
 /// Characters of a rejected line that are shown.
 const EXCERPT: usize = 200;
 
@@ -46,7 +48,7 @@ pub struct FileTrial {
     pub skipped: u64,
     /// Lines that would become dead letters.
     pub rejected: u64,
-    /// Transactions whose account is a card number, and would go on as a token.
+    /// Transactions whose account is a card number.
     pub cards: u64,
     /// Exact sums of the transactions by currency.
     pub sums: BTreeMap<String, String>,
@@ -60,6 +62,9 @@ pub struct FileTrial {
     pub samples: Vec<Sample>,
     /// Rejected lines by what is wrong with them, most frequent first.
     pub rejections: Vec<Group>,
+    /// What becomes of card numbers.
+    #[serde(skip)]
+    numbers: CardNumbers,
     #[serde(skip)]
     times: Option<(i64, i64)>,
 }
@@ -84,7 +89,7 @@ pub struct Sample {
 /// Rejected lines with which the same is wrong.
 #[derive(Debug, Serialize)]
 pub struct Group {
-    /// The reason that their dead letters would carry.
+    /// The reason that their dead letters would carry; `other` for those that are not told apart.
     pub reason: &'static str,
     /// What is wrong, the lines' own values left out.
     pub what: String,
@@ -105,25 +110,43 @@ pub struct Example {
     pub text: String,
 }
 
-/// Tries every input.
+/// Tries every input, with the default of `--card-numbers`.
 ///
 /// # Errors
 /// When an input cannot be read, or lacks a column that the mapping names.
 pub fn run(mapping: &Mapping, inputs: &[Input], bounds: Bounds) -> Result<Vec<FileTrial>> {
-    inputs.iter().map(|input| try_one(mapping, input, bounds)).collect()
+    run_with(mapping, inputs, bounds, CardNumbers::default())
 }
 
-fn try_one(mapping: &Mapping, input: &Input, bounds: Bounds) -> Result<FileTrial> {
+/// As [`run`], where card numbers become what `numbers` says.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    mapping: &Mapping,
+    inputs: &[Input],
+    bounds: Bounds,
+    numbers: CardNumbers,
+) -> Result<Vec<FileTrial>> {
+    inputs.iter().map(|input| try_one(mapping, input, bounds, numbers)).collect()
+}
+
+fn try_one(
+    mapping: &Mapping,
+    input: &Input,
+    bounds: Bounds,
+    numbers: CardNumbers,
+) -> Result<FileTrial> {
     // Nothing is sent: neither partition, schema nor key matters.
-    let cards = Cards::under(&[0; 32], true)?;
-    let envelope = Envelope { topic: "".into(), partitions: 1, schema_id: 0, cards: cards.clone() };
+    let cards = Cards::under(&[0; 32], numbers == CardNumbers::Tokenise)?;
+    let envelope = Envelope { topic: "".into(), partitions: 1, schema_id: 0, cards };
     let opened = inputs::open(input)?;
     let names = (mapping.source.as_str(), input.name.as_str());
     let mut lines = Lines::start(mapping, envelope, names, opened.reader, opened.meter, false)?;
-    let mut trial = FileTrial { file: input.name.clone(), ..FileTrial::default() };
+    let mut trial = FileTrial { file: input.name.clone(), numbers, ..FileTrial::default() };
     while trial.mapped + trial.rejected < bounds.lines {
         let next = lines.next_line(|_, outcome| match &outcome.result {
-            Ok(transaction) => trial.accept(&outcome, transaction, &cards, bounds.samples),
+            Ok(transaction) => trial.accept(&outcome, transaction, bounds.samples),
             Err(rejection) => trial.reject(&outcome, rejection, bounds.examples),
         })?;
         if next.is_none() {
@@ -141,16 +164,9 @@ fn try_one(mapping: &Mapping, input: &Input, bounds: Bounds) -> Result<FileTrial
 }
 
 impl FileTrial {
-    fn accept(
-        &mut self,
-        outcome: &Outcome<'_>,
-        t: &Transaction<'_>,
-        cards: &Cards,
-        samples: usize,
-    ) {
+    fn accept(&mut self, outcome: &Outcome<'_>, t: &Transaction<'_>, samples: usize) {
         self.mapped += 1;
-        let account = cards.without(t).map(|without| without.account_id != t.account_id);
-        self.cards += u64::from(account == Some(true));
+        self.cards += u64::from(mask_card_numbers(&t.account_id) != t.account_id);
         let (first, last) = self.times.unwrap_or((t.event_time, t.event_time));
         self.times = Some((first.min(t.event_time), last.max(t.event_time)));
         if self.samples.len() < samples {
@@ -161,23 +177,31 @@ impl FileTrial {
     fn reject(&mut self, outcome: &Outcome<'_>, rejection: &Rejection, examples: usize) {
         self.rejected += 1;
         let message = clear_message(rejection);
-        let what = without_values(&message);
-        let reason = rejection.reason.as_str();
-        let known = self.rejections.iter().position(|g| g.reason == reason && g.what == what);
-        let at = known.unwrap_or_else(|| {
-            let full = self.rejections.len() >= GROUPS;
-            if !full {
-                self.rejections.push(Group { reason, what, count: 0, examples: Vec::new() });
-            }
-            self.rejections.len() - 1
-        });
-        let group = &mut self.rejections[at];
+        let group = self.group(rejection.reason.as_str(), without_values(&message));
         group.count += 1;
         if group.examples.len() < examples {
             let text = String::from_utf8_lossy(&outcome.raw.raw);
             let text = mask_card_numbers(&text).chars().take(EXCERPT).collect();
             group.examples.push(Example { place: outcome.place(), message, text });
         }
+    }
+
+    /// The group of what is wrong; where there are too many already, that of all others.
+    fn group(&mut self, reason: &'static str, what: String) -> &mut Group {
+        let all = &mut self.rejections;
+        let find = |all: &[Group], reason: &str, what: &str| {
+            all.iter().position(|group| group.reason == reason && group.what == what)
+        };
+        let (mut at, mut new) = (find(all, reason, &what), (reason, what));
+        if at.is_none() && all.len() >= GROUPS {
+            new = (OTHER, "what is not told apart any more".to_owned());
+            at = find(all, new.0, &new.1);
+        }
+        let at = at.unwrap_or_else(|| {
+            all.push(Group { reason: new.0, what: new.1, count: 0, examples: Vec::new() });
+            all.len() - 1
+        });
+        &mut all[at]
     }
 
     /// What a person reads.
@@ -207,7 +231,11 @@ impl FileTrial {
             line(format!("event times: {first} to {last}"));
         }
         if self.cards > 0 {
-            line(format!("{} accounts are card numbers; they are sent as tokens", self.cards));
+            let sent = match self.numbers {
+                CardNumbers::Tokenise => "tokens (--card-numbers keep sends them as they are)",
+                CardNumbers::Keep => "they are",
+            };
+            line(format!("{} accounts are card numbers; they are sent as {sent}", self.cards));
         }
         if !self.dropped.is_empty() {
             line(format!("columns that no field takes: {}", self.dropped.join(", ")));
@@ -247,9 +275,65 @@ pub fn visible(text: &str) -> String {
     text.chars().map(seen).collect()
 }
 
-/// A message with dots in the place of what it quotes of the line.
+/// A message with dots in the place of what it quotes of the line, and of numbers.
 fn without_values(message: &str) -> String {
-    let parts = message.split('"').enumerate();
-    let kept = parts.map(|(at, part)| if at % 2 == 0 { part } else { "\"…\"" });
-    kept.collect()
+    let mut kept = String::new();
+    for (at, part) in message.split('"').enumerate() {
+        if at % 2 == 1 {
+            kept.push_str("\"…\"");
+            continue;
+        }
+        let mut in_number = false;
+        for c in part.chars() {
+            let is_digit = c.is_ascii_digit();
+            match (is_digit, in_number) {
+                (true, false) => kept.push('…'),
+                (true, true) => {}
+                (false, _) => kept.push(c),
+            }
+            in_number = is_digit;
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_by_its_values_alone_is_one_group() {
+        let what = without_values("EUR has 2 decimal places, the amount \"12.505\" has 3");
+        assert_eq!(what, "EUR has … decimal places, the amount \"…\" has …");
+        assert_eq!(without_values("2026-01-05 is 1234567"), "…-…-… is …");
+        let mut trial = FileTrial::default();
+        for lines in 1..200 {
+            let what = without_values(&format!("the line has {lines} bytes"));
+            trial.group("too_large", what).count += 1;
+        }
+        assert_eq!(trial.rejections.len(), 1);
+        assert_eq!(trial.rejections[0].count, 199);
+    }
+
+    #[test]
+    fn what_is_too_much_is_a_group_of_its_own() {
+        let mut trial = FileTrial::default();
+        let word = |n: usize| "x".repeat(n);
+        for n in 0..GROUPS + 10 {
+            trial.group("mapping", word(n)).count += 1;
+        }
+        trial.group("mapping", word(GROUPS - 1)).count += 1;
+        trial.group("amount", word(0)).count += 1;
+        assert_eq!(trial.rejections.len(), GROUPS + 1);
+        assert_eq!(trial.rejections[GROUPS - 1].count, 2);
+        let other = trial.rejections.last().unwrap();
+        assert_eq!((other.reason, other.count), (OTHER, 11));
+    }
+
+    #[test]
+    fn what_becomes_of_card_numbers_is_said_as_it_is() {
+        let text = |numbers| FileTrial { cards: 2, numbers, ..FileTrial::default() }.text();
+        assert!(text(CardNumbers::Tokenise).contains("sent as tokens"));
+        assert!(text(CardNumbers::Keep).contains("sent as they are"));
+    }
 }

@@ -19,6 +19,7 @@ use caudal_producer::source::inputs::Meter;
 use caudal_producer::source::lines::Lines;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::process::Command;
 
 const SCHEMA: u32 = 5;
 const COUNT: u64 = 60_000;
@@ -204,4 +205,16 @@ fn a_shape_is_what_it_says() {
     assert_eq!(reasons, ["amount", "null_value"]);
     let share = |reason: &str| found.dead[reason] * 10_000 / COUNT;
     assert!((170..230).contains(&share("amount")) && (80..120).contains(&share("null_value")));
+}
+
+#[test]
+fn records_are_written_as_csv_without_kafka() {
+    let path = std::env::temp_dir().join(format!("caudal-generated-{}.csv", std::process::id()));
+    let status = Command::new(env!("CARGO_BIN_EXE_caudal-producer"))
+        .args(["--generate", "10", "--kafka-config", "/no/such/file", "--write-csv"])
+        .arg(&path)
+        .status();
+    assert!(status.unwrap().success());
+    assert!(std::fs::read_to_string(&path).unwrap().lines().count() > 10);
+    std::fs::remove_file(path).unwrap();
 }
