@@ -63,7 +63,8 @@ impl Metrics {
             lines: counter(
                 &registry,
                 "caudal_producer_lines_total",
-                "Input lines whose record is committed; headers, blank lines and HTTP's are not counted",
+                "Input lines whose record is committed; headers, blank lines and, over HTTP, transactions \
+                 of another source are not counted",
             )?,
             bytes: counter(
                 &registry,

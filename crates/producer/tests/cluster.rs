@@ -8,8 +8,6 @@ use caudal_core::avro::{self, Reader};
 use caudal_core::decode::Record;
 use caudal_core::headers;
 use caudal_core::partitioner::partition_of;
-use caudal_kafka::args::Isolation;
-use caudal_kafka::offsets::Offsets;
 use caudal_producer::generate::Dice;
 use caudal_producer::lookalike;
 use caudal_producer::source::records::MAX_RECORD;
@@ -21,38 +19,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
-use support::{Bench, PARTITIONS, signal};
-
-/// Sees open transactions: the last stable offset stays behind the high watermark.
-struct Watch<'a> {
-    bench: &'a Bench,
-    stable: Offsets,
-    all: Offsets,
-}
-
-impl<'a> Watch<'a> {
-    fn new(bench: &'a Bench) -> Watch<'a> {
-        let offsets =
-            |isolation| Offsets::connect(&bench.kafka(), isolation, "producer-test").unwrap();
-        let (stable, all) =
-            (offsets(Isolation::ReadCommitted), offsets(Isolation::ReadUncommitted));
-        Watch { bench, stable, all }
-    }
-
-    fn ends(&self, offsets: &Offsets) -> Vec<i64> {
-        (0..PARTITIONS).map(|p| offsets.watermarks(&self.bench.name, p).unwrap().1).collect()
-    }
-
-    /// An open transaction that began at or after these ends: not one that a predecessor left.
-    fn open_since(&self, ends: &[i64]) -> Option<String> {
-        (0..PARTITIONS).zip(ends).find_map(|(p, since)| {
-            let end = self.all.watermarks(&self.bench.name, p).unwrap().1;
-            let stable = self.stable.watermarks(&self.bench.name, p).unwrap().1;
-            let open = stable < end && stable >= *since;
-            open.then(|| format!("partition {p}, stable {stable}, end {end}"))
-        })
-    }
-}
+use support::{Bench, PARTITIONS, Watch};
 
 /// Ids of the transactions, and the sum of their amounts in thousandths; every key leads to its
 /// partition.
@@ -85,24 +52,10 @@ fn kill_until_done(bench: &Bench, input: &Path, batch: &str, (lines, sum): (u64,
     let start =
         || bench.start("online-retail.toml", input.to_str().unwrap(), &["--batch-records", batch]);
     for kill in 1..=3 {
-        let before = watch.ends(&watch.all);
+        let before = watch.ends();
         let mut child = start();
         sleep(Duration::from_millis(u64::try_from(dice.between(0, 800)).unwrap()));
-        let open = loop {
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "it ended before kill {kill}: nothing was in flight");
-            if watch.open_since(&before).is_none() {
-                continue;
-            }
-            signal(&child, "STOP");
-            // Frozen: what is open now stays open until the kill.
-            if let Some(open) = watch.open_since(&before) {
-                break open;
-            }
-            signal(&child, "CONT");
-        };
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let open = watch.kill_within(&mut child, &before);
         println!("kill {kill} with an open transaction: {open}");
     }
     assert!(start().wait().unwrap().success());

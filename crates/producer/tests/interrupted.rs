@@ -1,5 +1,5 @@
-//! The producer over files and `--follow`, killed and frozen at seeded moments, and at failpoints
-//! before and after commits: exact totals each time. Needs brokers with the product's topics
+//! The producer over files and `--follow`, killed and frozen at seeded moments, once for sure within
+//! an open transaction, and at failpoints before and after commits: exact totals each time. Needs brokers with the product's topics
 //! (`CAUDAL_TEST_BOOTSTRAP`). `CAUDAL_MOMENTS=20` is what `make chaos` asks; `CAUDAL_SEED` repeats.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
@@ -19,9 +19,8 @@ use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
-use support::{Bench, signal};
+use support::{Bench, PATIENCE, Watch, signal};
 
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Small transactions, and a pace that no slow machine outwaits: the files must not end before the
 /// last moment.
 const PACED: [&str; 6] = ["--batch-records", "100", "--commit-interval-ms", "20", "--rate", "1000"];
@@ -47,7 +46,7 @@ fn cards() -> Sample {
 
 /// Starts it to die before and after a commit, again and again.
 fn die_at_failpoints(bench: &mut Bench, input: &str, more: &[&str]) {
-    for number in 1..=moments().div_ceil(4) {
+    for number in 1..=moments().div_ceil(4).max(2) {
         for side in ["before", "after"] {
             let variables = bench.variables.clone();
             bench.variables.push(("CAUDAL_FAILPOINT", format!("{side}:{number}")));
@@ -155,6 +154,18 @@ fn interrupt(bench: &Bench, start: &dyn Fn() -> Child, dice: &mut Dice) -> u64 {
     before
 }
 
+/// Lets it send something and then kills it within a transaction, which is proven to be open: a
+/// random moment may fall between two. Gives the lines that were sent before.
+fn kill_within_a_transaction(bench: &Bench, start: &dyn Fn() -> Child) -> u64 {
+    let watch = Watch::new(bench);
+    let ends = watch.ends();
+    let mut child = start();
+    let before = wait_until_it_sends(bench);
+    let open = watch.kill_within(&mut child, &ends);
+    println!("killed with an open transaction: {open}");
+    before
+}
+
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
@@ -168,7 +179,8 @@ fn files_arrive_whole_however_often_it_is_interrupted() {
     let Some(mut bench) = Bench::set_up("interrupted") else { return };
     let mut dice = dice();
     let mut totals = Totals::default();
-    let lines = 20_000 * moments();
+    // One more than the moments: for the kill within a transaction.
+    let lines = 20_000 * (moments() + 1);
     for (name, seed) in [("a.csv", 3), ("b.csv", 4)] {
         write(&bench.folder, name, (lines / 2, seed), &mut totals);
     }
@@ -177,6 +189,8 @@ fn files_arrive_whole_however_often_it_is_interrupted() {
         let sent = interrupt(&bench, &|| start(&bench, &input, &[]), &mut dice);
         println!("moment {moment}: after {sent} of {lines} lines");
     }
+    let sent = kill_within_a_transaction(&bench, &|| start(&bench, &input, &[]));
+    println!("within a transaction: after {sent} of {lines} lines");
     die_at_failpoints(&mut bench, &input, &[]);
     assert!(bench.start("card-dump.toml", &input, &[]).wait().unwrap().success());
     check(&bench, &totals);

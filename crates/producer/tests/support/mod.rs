@@ -4,14 +4,18 @@
 use caudal_core::decode::Record;
 use caudal_kafka::Kafka;
 use caudal_kafka::admin::{Admin, Topic};
+use caudal_kafka::args::Isolation;
 use caudal_kafka::log_reader::LogReader;
+use caudal_kafka::offsets::Offsets;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub const PARTITIONS: i32 = 6;
+/// How long to wait for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A topic and a source of a test's own.
 pub struct Bench {
@@ -99,6 +103,63 @@ impl Drop for Bench {
     fn drop(&mut self) {
         self.admin().delete(&[&self.name]).ok();
         fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+/// Sees open transactions: the last stable offset stays behind the high watermark.
+pub struct Watch<'a> {
+    bench: &'a Bench,
+    stable: Offsets,
+    all: Offsets,
+}
+
+impl<'a> Watch<'a> {
+    #[must_use]
+    pub fn new(bench: &'a Bench) -> Watch<'a> {
+        let offsets =
+            |isolation| Offsets::connect(&bench.kafka(), isolation, "producer-test").unwrap();
+        let (stable, all) =
+            (offsets(Isolation::ReadCommitted), offsets(Isolation::ReadUncommitted));
+        Watch { bench, stable, all }
+    }
+
+    /// The ends of all partitions, open transactions included.
+    #[must_use]
+    pub fn ends(&self) -> Vec<i64> {
+        (0..PARTITIONS).map(|p| self.all.watermarks(&self.bench.name, p).unwrap().1).collect()
+    }
+
+    /// An open transaction that began at or after these ends: not one that a predecessor left.
+    fn open_since(&self, ends: &[i64]) -> Option<String> {
+        (0..PARTITIONS).zip(ends).find_map(|(p, since)| {
+            let end = self.all.watermarks(&self.bench.name, p).unwrap().1;
+            let stable = self.stable.watermarks(&self.bench.name, p).unwrap().1;
+            let open = stable < end && stable >= *since;
+            open.then(|| format!("partition {p}, stable {stable}, end {end}"))
+        })
+    }
+
+    /// Kills a producer at a moment at which a transaction of its own is open, one that began at or
+    /// after these ends; says which.
+    pub fn kill_within(&self, child: &mut Child, ends: &[i64]) -> String {
+        let begun = Instant::now();
+        let open = loop {
+            assert!(begun.elapsed() < PATIENCE, "no transaction was open for {PATIENCE:?}");
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended before the kill: nothing was in flight");
+            if self.open_since(ends).is_none() {
+                continue;
+            }
+            signal(child, "STOP");
+            // Frozen: what is open now stays open until the kill.
+            if let Some(open) = self.open_since(ends) {
+                break open;
+            }
+            signal(child, "CONT");
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        open
     }
 }
 
