@@ -124,7 +124,8 @@ impl MergeState {
         partial: &Partial,
         watermark: i64,
     ) -> Result<Merged, SumOverflow> {
-        if partial.pane < plan.window.first_taken(watermark.max(self.committed)) {
+        // Its first record decides: one that it would have joined may be over, its row given.
+        if partial.from < plan.window.first_taken(watermark.max(self.committed)) {
             return Ok(Merged::TooLate);
         }
         let values = partial.values.clone();

@@ -54,6 +54,11 @@ impl Names {
         self.free.push(number);
     }
 
+    /// The numbers of the keys that have cells.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.all).filter(|(_, name)| !name.cells.is_empty()).map(|(number, _)| number)
+    }
+
     /// A key.
     pub fn text(&self, number: u32) -> &GroupKey {
         &self.all[number as usize].text

@@ -187,19 +187,25 @@ impl PaneState {
         Ok(())
     }
 
-    /// The groups and windows for which HAVING holds: what has a row after a restore.
+    /// The groups and open windows for which HAVING holds: what has a row after a restore. Each
+    /// window is added up once, whatever the number of its panes.
     fn standing(&self, plan: &Plan) -> Result<FxHashSet<(u32, i64)>, SumOverflow> {
         let mut standing = FxHashSet::default();
-        let mut cursor = None;
-        while let Some((Cursor(number), _)) = self.table.next_after(cursor) {
-            cursor = Some(Cursor(number));
-            let cell = self.table.cell(number);
-            for start in plan.window.starts(cell.pane) {
-                let Some(values) = self.table.total(plan, cell.group, start)? else { continue };
-                let window = (start, plan.window.end(start));
-                if plan.having_holds(self.table.group(cell.group), window, &values) {
-                    standing.insert((cell.group, start));
+        let open = plan.window.first_open(self.committed);
+        for group in self.table.groups() {
+            // The windows up to here are those of the panes before.
+            let mut done = None;
+            for number in self.table.cells_of(group) {
+                let pane = self.table.cell(*number).pane;
+                let is_new = |start: &i64| *start >= open && done.is_none_or(|done| *start > done);
+                for start in plan.window.starts(pane).filter(is_new) {
+                    let Some(values) = self.table.total(plan, group, start)? else { continue };
+                    let window = (start, plan.window.end(start));
+                    if plan.having_holds(self.table.group(group), window, &values) {
+                        standing.insert((group, start));
+                    }
                 }
+                done = Some(pane);
             }
         }
         Ok(standing)
@@ -308,7 +314,11 @@ impl PaneState {
     /// Bytes on the heap, about.
     #[must_use]
     pub fn bytes(&self) -> usize {
+        let given = self.given.as_ref().map_or(0, FxHashSet::capacity);
+        let said = self.said.capacity();
         self.table.bytes()
+            + given * (size_of::<(u32, i64)>() + 1)
+            + said * (size_of::<((u32, i64), Said)>() + 1)
     }
 }
 

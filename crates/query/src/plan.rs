@@ -282,8 +282,10 @@ impl Plan {
     /// The output of a record that [`Plan::takes`], of a `CREATE STREAM … AS SELECT`.
     pub fn stream_row(&self, row: &Input<'_>, errors: &mut Vec<EvalError>) -> StreamRow {
         let keys = self.query.columns.iter().filter(|column| column.key);
+        // What the key's columns hold: what has no value there is reported below.
+        let mut reported = Vec::new();
         let keys: Vec<Value<'_>> =
-            keys.map(|column| column.value.eval(row).unwrap_or_default()).collect();
+            keys.map(|column| column.value.value_or_null(row, &mut reported)).collect();
         let key = wire::key_bytes(&self.query.output, &keys);
         let mut cells = Vec::with_capacity(self.schema.columns.len());
         self.push_cells(true, row, &mut cells, errors);

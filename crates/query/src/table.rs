@@ -47,6 +47,11 @@ impl Table {
         self.cells.get(number)
     }
 
+    /// The numbers of the groups that have cells.
+    pub fn groups(&self) -> impl Iterator<Item = u32> {
+        self.names.numbers()
+    }
+
     /// The cells of a group, ordered by pane and first window.
     pub fn cells_of(&self, group: u32) -> &[u32] {
         self.names.cells(group)

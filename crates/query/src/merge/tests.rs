@@ -51,6 +51,24 @@ fn a_closed_window_stays_closed_when_the_watermark_falls() {
     assert_eq!(state.merge(&plan, &partial(0, 4), 0), Ok(Merged::TooLate));
 }
 
+/// Its last record is not too late, its first is: that one would have joined a session whose row
+/// was given.
+#[test]
+fn a_session_is_too_late_by_its_first_record() {
+    let mut plan = ventas_gold();
+    plan.window = Window::session(10, 5);
+    plan.emit = Emit::Final;
+    let session = |from: i64, end: i64| Partial { from, pane: end, ..partial(0, 1) };
+    let mut state = MergeState::default();
+    assert_eq!(state.merge(&plan, &session(0, 8), i64::MIN), Ok(Merged::Merged));
+    // First taken: 85. The session is over.
+    assert_eq!(state.final_rows(&plan, 100).expect("sum").len(), 1);
+    state.commit(&plan, 100);
+    assert_eq!(state.merge(&plan, &session(84, 90), 100), Ok(Merged::TooLate));
+    assert_eq!(state.merge(&plan, &session(12, 90), 100), Ok(Merged::TooLate));
+    assert_eq!(state.merge(&plan, &session(85, 90), 100), Ok(Merged::Merged));
+}
+
 const SOURCES: usize = 3;
 
 /// What stage 1 does at a source partition: a record (group, step in seconds, cents), or a commit.
