@@ -231,17 +231,14 @@ fn like(value: &Ast, pattern: &Ast, escape: Option<char>, scope: &dyn Scope) -> 
     let Some(Value::Text(known)) = bound.as_literal() else {
         return Ok(computed("LIKE", SqlType::Boolean, vec![text, bound], move |a| {
             let pattern = a[1].as_text().unwrap_or_default();
-            let Some(regex) = functions::like(pattern, escape) else {
-                let message = format!("the LIKE pattern {pattern:?} ends with its escape");
-                return Err(EvalError(message));
-            };
+            let regex = functions::like(pattern, escape);
+            let regex = regex.map_err(|why| EvalError(format!("the LIKE pattern {why}")))?;
             Ok(Value::Boolean(regex.is_match(a[0].as_text().unwrap_or_default())))
         }));
     };
-    let Some(regex) = functions::like(known, escape) else {
-        let message = "this LIKE pattern ends with its escape, or is too large";
-        return Err(Box::new(Fault::new(pattern.span, message)));
-    };
+    let regex = functions::like(known, escape);
+    let fault = |why| Box::new(Fault::new(pattern.span, format!("this LIKE pattern {why}")));
+    let regex = regex.map_err(fault)?;
     Ok(computed("LIKE", SqlType::Boolean, vec![text], move |a| {
         Ok(Value::Boolean(regex.is_match(a[0].as_text().unwrap_or_default())))
     }))

@@ -274,13 +274,18 @@ fn regexp_replace(args: &[Argument]) -> Resolution {
 }
 
 /// The regular expression of a LIKE pattern: `%` any text, `_` any character.
-pub(crate) fn like(pattern: &str, escape: Option<char>) -> Option<Regex> {
+///
+/// # Errors
+/// What is wrong with the pattern, to be put behind its name; nothing of it is in there.
+pub(crate) fn like(pattern: &str, escape: Option<char>) -> Result<Regex, String> {
     let mut out = String::from("(?s)^");
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
         match c {
             c if Some(c) == escape => {
-                let literal = chars.next()?;
+                let literal = chars.next().ok_or_else(|| {
+                    format!("ends with its escape character {c:?}, which must stand before another")
+                })?;
                 out.push_str(&regex::escape(&literal.to_string()));
             }
             '%' => out.push_str(".*"),
@@ -289,7 +294,8 @@ pub(crate) fn like(pattern: &str, escape: Option<char>) -> Option<Regex> {
         }
     }
     out.push('$');
-    Regex::new(&out).ok()
+    let too_large = |_| format!("is too large: {} characters", pattern.chars().count());
+    Regex::new(&out).map_err(too_large)
 }
 
 /// The text of any value, for `ARRAY_JOIN`.
