@@ -5,7 +5,7 @@
 //! begins is decided by its own state, never by a default of the client.
 
 use crate::args::{Isolation, Kafka};
-use crate::error::{Error, Result};
+use crate::error::{Error, OUT_OF_RANGE, Result};
 use crate::offsets::{self, Committed};
 use crate::{TopicPartition, list_of};
 use caudal_core::decode::Record;
@@ -178,6 +178,8 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<TopicPartition> {
 pub struct GroupConsumer {
     consumer: Arc<BaseConsumer<Context>>,
     topics: BTreeMap<String, Arc<str>>,
+    /// An error that came after records of the same batch: the next gathering gives it.
+    held: Mutex<Option<Error>>,
 }
 
 impl GroupConsumer {
@@ -211,7 +213,7 @@ impl GroupConsumer {
             .subscribe(&names)
             .map_err(|e| Error::new(format!("cannot subscribe to {names:?}"), &e))?;
         let topics = membership.topics.iter().map(|t| (t.to_string(), Arc::clone(t))).collect();
-        Ok(GroupConsumer { consumer: Arc::new(consumer), topics })
+        Ok(GroupConsumer { consumer: Arc::new(consumer), topics, held: Mutex::new(None) })
     }
 
     /// Gathers a batch: waits up to `limits.idle` for a first record; then goes on until
@@ -219,9 +221,13 @@ impl GroupConsumer {
     ///
     /// # Errors
     /// A permanent error of the client (fenced by a newer instance, an offset out of range, no
-    /// permission). A broker that is away is no error: the batch is just empty. A transient error:
-    /// a predecessor's name is still taken, join again in a while.
+    /// permission). What was read before an offset out of range is given first: it may be the last
+    /// copy. A broker that is away is no error: the batch is just empty. A transient error: a
+    /// predecessor's name is still taken, join again in a while.
     pub fn gather(&self, limits: &Limits, not_before: Instant) -> Result<Batch> {
+        if let Some(error) = self.held.lock().ok().and_then(|mut held| held.take()) {
+            return Err(error);
+        }
         let mut batch = Batch::default();
         let mut bytes = 0;
         let begun = Instant::now();
@@ -233,8 +239,15 @@ impl GroupConsumer {
                     false => not_before.saturating_duration_since(Instant::now()),
                 })
             });
-            if let Some(Err(error)) = &polled {
-                self.check(error)?;
+            let mut ends = false;
+            if let Some(Err(error)) = &polled
+                && let Err(error) = self.check(error)
+            {
+                ends = error.is_out_of_range() && !batch.records.is_empty();
+                match self.held.lock() {
+                    Ok(mut held) if ends => *held = Some(error),
+                    _ => return Err(error),
+                }
             }
             if let Some(Ok(message)) = &polled {
                 let record = owned(message);
@@ -251,7 +264,7 @@ impl GroupConsumer {
             } else {
                 waited && Instant::now() >= not_before
             };
-            if full || over {
+            if full || over || ends {
                 return Ok(batch);
             }
         }
@@ -289,7 +302,7 @@ impl GroupConsumer {
             Some(Code::PollExceeded | Code::PartitionEOF) => Ok(()),
             // An offset that is not there: retention overtook the reader, or the topic is new.
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                Err(Error::permanent("an input offset is no longer in its partition", error))
+                Err(Error::permanent(OUT_OF_RANGE, error))
             }
             Some(
                 Code::Fatal

@@ -17,7 +17,16 @@ pub struct Error {
     pub transient: bool,
 }
 
+/// What failed when a consumer asked for an offset that its partition does not hold.
+pub(crate) const OUT_OF_RANGE: &str = "an input offset is no longer in its partition";
+
 impl Error {
+    /// Whether a consumer asked for an offset that its partition does not hold, or no longer.
+    #[must_use]
+    pub fn is_out_of_range(&self) -> bool {
+        self.what == OUT_OF_RANGE
+    }
+
     pub(crate) fn new(what: impl Into<String>, cause: &KafkaError) -> Self {
         let transient = cause.rdkafka_error_code().is_some_and(is_transient);
         Error { what: what.into(), cause: cause.to_string(), transient }

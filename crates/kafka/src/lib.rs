@@ -15,6 +15,7 @@ pub mod log_reader;
 pub mod offsets;
 pub mod properties;
 pub mod schemas;
+pub mod topic_ids;
 pub mod txn;
 mod txn_error;
 mod watchdog;

@@ -3,7 +3,7 @@
 use crate::args::{Isolation, Kafka};
 use crate::consumer::Quiet;
 use crate::error::{Error, Result};
-use crate::{TopicPartition, list_of};
+use crate::{TopicPartition, list_of, topic_ids};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::collections::BTreeMap;
@@ -68,6 +68,14 @@ impl Offsets {
                 "create the topics with `caudal topics apply`",
             )),
         }
+    }
+
+    /// Ids of topics; see [`crate::topic_ids::topic_ids`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn topic_ids(&self, topics: &[impl AsRef<str>]) -> Result<BTreeMap<String, String>> {
+        topic_ids::ask(self.consumer.client(), topics)
     }
 
     /// Ids of the members of a group; of a static one it begins with its name. Those of
