@@ -5,6 +5,7 @@ mod deployment;
 mod dlq;
 mod drained;
 mod queries;
+mod retention;
 mod scrape;
 mod services;
 mod source;
@@ -60,6 +61,9 @@ enum Command {
     /// Dead letters: list, show, and try them again
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Delete old rows from the tables, with an account of them, so that the books still balance
+    #[command(subcommand)]
+    Retention(retention::RetentionCommand),
     /// Run SQL in PostgreSQL and print the rows as a table
     Sql(sql::SqlArgs),
     /// Every place that a transaction has been: file and line, topics, table or dead letter
@@ -80,6 +84,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Queries(command) => queries::run(&command),
         Command::Source(command) => source::run(&command),
         Command::Dlq(command) => dlq::run(&command).await,
+        Command::Retention(command) => retention::run(&command).await,
         Command::Sql(args) => sql::run(&args).await,
         Command::Where(args) => whereabouts::run(&args).await,
         Command::Verify(args) => verify::run(&args).await,

@@ -53,7 +53,9 @@ pub async fn look(
 async fn dead_offsets(connection: &mut PgConnection, at: &TopicPartition) -> Result<BTreeSet<i64>> {
     let offsets: Vec<i64> = sqlx::query_scalar(
         "SELECT \"offset\" FROM dead_letters
-         WHERE topic = $1 AND partition = $2 AND redriven_at IS NULL",
+         WHERE topic = $1 AND partition = $2 AND redriven_at IS NULL
+         UNION ALL
+         SELECT \"offset\" FROM retired_letters WHERE topic = $1 AND partition = $2",
     )
     .bind(&*at.0)
     .bind(at.1)

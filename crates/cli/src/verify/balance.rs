@@ -12,10 +12,11 @@ use super::place::{INPUT, Topics, VALID};
 use super::reading::Reading;
 use super::recomputed::{begun_later, is_recomputed, not_recomputed, split};
 use super::refused::{DeadReader, Refused};
+use super::retired::{Retired, Spare};
 use super::sheet::{Hop, Sheet};
 use super::sources::{Found, Standing, compare, observe_progress};
 use super::stored::Rows;
-use super::tables::{SinkLedger, Snapshot};
+use super::tables::{SinkLedger, Snapshot, table_of};
 use super::valid::{Valid, ValidReader};
 use super::window_rows::WindowRows;
 use super::windows::{Query, RowReader, Windows, era_of};
@@ -75,6 +76,7 @@ impl<'k> Balance<'k> {
         let mut snapshot = Snapshot::take(database_url).await?;
         let sink = snapshot.positions(&topics, &mut cut).await?;
         let refused = snapshot.dead_letters(&topics).await?;
+        cut.retired = snapshot.retired(&topics).await?;
         let mut reading = Reading::connect(kafka)?;
         let is_up = || format!("is Kafka up at {}?", kafka.bootstrap_servers());
         cut.partitions = reading.partitions(topics::TRANSACCIONES).with_context(is_up)?;
@@ -285,12 +287,20 @@ impl<'k> Balance<'k> {
             })
             .await?;
         rows.finish(differences);
+        let is_cut = self.cut.any_cut(VALID);
+        let spare = if is_cut { Spare::Unknown } else { Spare::Most(rows.again) };
+        let retired = self.cut.retired.get(&VALID);
+        let made_again = rows.missing.judge("transactions", retired, spare, differences);
+        self.sheet.retire("transactions", retired, rows.missing.count());
         Ok(RowsFound {
             count: rows.count,
             sums: rows.sums,
             late: rows.late,
             duplicates: rows.duplicates,
             unproven: rows.unproven,
+            retired: retired.cloned().unwrap_or_default(),
+            again: rows.again,
+            made_again: if is_cut { 0 } else { made_again },
         })
     }
 
@@ -311,8 +321,10 @@ impl<'k> Balance<'k> {
                 .await?;
             let (count, table_sums) = (rows.count, rows.sums.clone());
             self.sheet.unproven += rows.unproven;
-            rows.finish(differences);
+            let retired = rows.finish(differences);
             let topic = Topics::rows_of(at);
+            let (table, _) = table_of(&query.plan);
+            self.sheet.retire(table, self.cut.retired.get(&topic), retired);
             if let (Some(says), true) = (self.sink.get(&topic), query.plan.is_local()) {
                 let of_whole = |count| (!self.cut.any_cut(topic)).then_some(count);
                 let found = &query.found;
@@ -366,6 +378,12 @@ struct RowsFound {
     late: u64,
     duplicates: (u64, Sums),
     unproven: u64,
+    /// What was deleted on purpose.
+    retired: Retired,
+    /// Further records of such rows, duplicates or rows that were made again.
+    again: u64,
+    /// How many of them made a row again.
+    made_again: u64,
 }
 
 /// Where the tasks stand by the state log, which must be of as many partitions as the topics.

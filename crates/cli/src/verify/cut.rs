@@ -3,6 +3,7 @@
 
 use super::eras::Eras;
 use super::place::{Place, VALID};
+use super::retired::Retired;
 use anyhow::Result;
 use caudal_core::decode::Record;
 use caudal_core::headers;
@@ -36,6 +37,8 @@ pub struct Cut {
     /// Queries that began, or began again, when other records had been processed: what they were
     /// given is not known here.
     pub begun_later: BTreeSet<String>,
+    /// What `caudal retention` has deleted of the rows of a topic, by its number.
+    pub retired: BTreeMap<u8, Retired>,
 }
 
 impl Cut {
@@ -67,6 +70,11 @@ impl Cut {
     /// Whether the sink has stored (or refused) the record at a place.
     pub fn is_stored(&self, place: Place) -> bool {
         self.stored.get(&(place.topic(), place.partition())).is_some_and(|n| place.offset() < *n)
+    }
+
+    /// Rows of a topic whose time is before this, in microseconds, may have been deleted on purpose.
+    pub fn retired_before(&self, topic: u8) -> i64 {
+        self.retired.get(&topic).map_or(i64::MIN, |retired| retired.before)
     }
 
     /// Next offset of `transacciones` in a partition.

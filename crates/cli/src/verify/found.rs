@@ -32,6 +32,8 @@ pub struct Found {
     pub stored: ByKey,
     /// Partials that came after their window was dropped, added up.
     pub late: ByKey,
+    /// Keys of windows so old that `caudal retention` may have deleted their rows.
+    pub old: FxHashSet<Hash16>,
     /// Records of the topic of late partials.
     pub late_records: u64,
     /// Records beyond both positions.

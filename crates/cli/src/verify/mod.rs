@@ -7,7 +7,8 @@
 //!
 //! Where the topics have grown, [`eras`] tells the times before and after apart. [`sources`] judges the
 //! producer, [`input`] stage 1, [`windows`] and [`window_rows`] the queries,
-//! [`stored`] and [`refused`] the sink, [`ledgers`] the counters; all of them are pure. [`reading`]
+//! [`stored`] and [`refused`] the sink, [`retired`] what was deleted on purpose, [`ledgers`] the
+//! counters; all of them are pure. [`reading`]
 //! and [`tables`] read, [`differences`] and [`names`] collect, [`sheet`] prints.
 
 mod balance;
@@ -24,6 +25,7 @@ mod place;
 mod reading;
 mod recomputed;
 mod refused;
+mod retired;
 mod sheet;
 mod sources;
 mod stored;

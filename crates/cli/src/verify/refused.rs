@@ -29,7 +29,9 @@ pub struct Row {
 #[derive(Debug, Default)]
 pub struct Refused {
     rows: FxHashMap<Place, Row>,
-    /// All rows, by the number of the topic; those of topics that are not the product's under 255.
+    /// What `caudal retention` has deleted: the reasons.
+    retired: FxHashMap<Place, String>,
+    /// All rows, and those that were deleted on purpose, by the number of the topic; those of topics that are not the product's under 255.
     pub by_topic: BTreeMap<u8, u64>,
 }
 
@@ -43,7 +45,16 @@ impl Refused {
         }
     }
 
-    /// All rows.
+    /// Takes what is left of a row that `caudal retention` has deleted.
+    pub fn add_retired(&mut self, topics: &Topics, at: (&str, i32, i64), reason: String) {
+        let number = topics.number(at.0);
+        *self.by_topic.entry(number.unwrap_or(u8::MAX)).or_default() += 1;
+        if let Some(number) = number {
+            self.retired.insert(Place::new(number, at.1, at.2), reason);
+        }
+    }
+
+    /// All of them.
     pub fn count(&self) -> u64 {
         self.by_topic.values().sum()
     }
@@ -56,7 +67,10 @@ impl Refused {
         record: &Record,
         differences: &mut Differences,
     ) -> Option<Reason> {
-        let row = self.rows.remove(&place)?;
+        let Some(row) = self.rows.remove(&place) else {
+            let reason = self.retired.remove(&place)?;
+            return Some(Reason::parse(&reason).unwrap_or(Reason::Constraint));
+        };
         if row.payload != record.value.as_deref().map(half) {
             let text = format!(
                 "dead_letters {} {{}}: the payload is not the record's",
@@ -77,6 +91,9 @@ impl Refused {
         let (place, reason) = (dead.place, dead.reason);
         let at = differences.at(place);
         let Some(row) = self.rows.remove(&place) else {
+            if self.retired.remove(&place).is_some_and(|said| said == reason.as_str()) {
+                return;
+            }
             let source = format!("transacciones-{}@{}", place.partition(), dead.source);
             differences.say(format!("dead_letters lacks {at} ({reason}, {name}of {source})"));
             return;
@@ -318,6 +335,22 @@ pub mod tests {
         let reason = Row { reason: "schema".into(), ..row(b"x") };
         let reason = said(&[dead_letter(7, 3, 0, b"x")], &[(7, reason)]);
         assert!(reason[0].contains("reason is schema, the record says amount"), "{reason:?}");
+    }
+
+    #[test]
+    fn a_retired_dead_letter_is_not_missing() {
+        let topics = Topics::of(&[]);
+        let (cut, mut refused) = (cut(), Refused::default());
+        refused.add_retired(&topics, ("transacciones_dlq", 0, 7), "amount".into());
+        refused.add_retired(&topics, ("transacciones_validas", 0, 2), "conflict".into());
+        let mut differences = Differences::new(topics);
+        let mut reader = DeadReader::new(&cut, 1);
+        reader.observe(&dead_letter(7, 3, 0, b"x"), &mut refused, &mut differences);
+        let own = Place::new(super::super::place::VALID, 0, 2);
+        let record = Record { offset: 2, ..Record::default() };
+        assert_eq!(refused.take(own, &record, &mut differences), Some(Reason::Conflict));
+        assert_eq!((refused.count(), refused.finish(&cut, &mut differences)), (2, 0));
+        assert!(differences.drafts().is_empty(), "{:?}", differences.drafts());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The balance sheet, as text and as JSON.
 
+use super::retired::Retired;
 use caudal_core::money::{Currency, Sums, nano_text};
+use caudal_core::time::to_rfc3339;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -19,6 +21,8 @@ pub struct Hop {
     pub dead: u64,
     pub late: u64,
     pub rerouted: u64,
+    /// Rows that `caudal retention` has deleted; beside `out`.
+    pub retired: u64,
     /// Money of what went out.
     pub sums: BTreeMap<String, String>,
 }
@@ -31,6 +35,8 @@ pub struct Money {
     pub records_in: Sums,
     /// Of the rows of `transactions`.
     pub rows: Sums,
+    /// Of those that `caudal retention` has deleted.
+    pub retired: Sums,
     /// Of dead letters, where the amount can be read.
     pub dead: Sums,
     /// Of duplicates.
@@ -40,11 +46,28 @@ pub struct Money {
 }
 
 /// The parts of [`Money`] in the order of the equation.
-const PARTS: [&str; 4] = ["rows", "dead", "duplicates", "in flight"];
+const PARTS: [&str; 5] = ["rows", "retired", "dead", "duplicates", "in flight"];
+
+/// What `caudal retention` has deleted of a table.
+#[derive(Debug, Clone, Serialize)]
+pub struct RetiredRows {
+    pub rows: u64,
+    /// All of an earlier time.
+    pub before: String,
+    /// How many of their records are in the topics: counted, but not compared one by one.
+    pub not_compared: u64,
+}
 
 impl Money {
-    fn parts(&self) -> [&Sums; 4] {
-        [&self.rows, &self.dead, &self.duplicates, &self.in_flight]
+    fn parts(&self) -> [&Sums; 5] {
+        [&self.rows, &self.retired, &self.dead, &self.duplicates, &self.in_flight]
+    }
+
+    /// The parts that a person is shown, with their names.
+    fn shown(&self) -> Vec<(&'static str, &Sums)> {
+        let is_shown =
+            |(name, _): &(&str, &Sums)| *name != "retired" || self.retired.iter().next().is_some();
+        PARTS.into_iter().zip(self.parts()).filter(is_shown).collect()
     }
 
     fn currencies(&self) -> BTreeSet<Currency> {
@@ -62,7 +85,7 @@ impl Money {
     fn json(&self) -> BTreeMap<String, BTreeMap<&'static str, String>> {
         let of = |currency: Currency| {
             let text = |sums: &Sums| nano_text(sums.nano(currency), currency.exponent());
-            let names = ["rows", "dead", "duplicates", "in_flight"];
+            let names = ["rows", "retired", "dead", "duplicates", "in_flight"];
             let mut parts: BTreeMap<&'static str, String> =
                 names.into_iter().zip(self.parts().map(text)).collect();
             parts.insert("in", text(&self.records_in));
@@ -87,6 +110,8 @@ pub struct Sheet {
     pub retained: BTreeMap<String, Vec<i64>>,
     /// Records and rows that cannot be judged because retention has cut what they go with.
     pub unproven: u64,
+    /// By table.
+    pub retired: BTreeMap<String, RetiredRows>,
     /// Records of `transacciones` that no known source has sent.
     pub foreign: u64,
     /// Dead letters without a readable amount.
@@ -109,6 +134,7 @@ struct Json<'s> {
     in_flight: &'s BTreeMap<&'static str, u64>,
     retained: &'s BTreeMap<String, Vec<i64>>,
     unproven: u64,
+    retired: &'s BTreeMap<String, RetiredRows>,
     foreign: u64,
     without_amount: u64,
     unmappable_sums: &'s BTreeMap<String, String>,
@@ -120,6 +146,18 @@ impl Sheet {
     /// Whether nothing differs.
     pub fn is_balanced(&self) -> bool {
         self.difference_count == 0
+    }
+
+    /// Adds what was deleted on purpose of a topic's rows.
+    pub fn retire(&mut self, table: &str, retired: Option<&Retired>, not_compared: u64) {
+        let Some(retired) = retired else { return };
+        let all = self.retired.entry(table.to_owned()).or_insert_with(|| RetiredRows {
+            rows: 0,
+            before: to_rfc3339(retired.before),
+            not_compared: 0,
+        });
+        all.rows += retired.rows;
+        all.not_compared += not_compared;
     }
 
     /// As JSON, indented.
@@ -136,6 +174,7 @@ impl Sheet {
             in_flight: &self.in_flight,
             retained: &self.retained,
             unproven: self.unproven,
+            retired: &self.retired,
             foreign: self.foreign,
             without_amount: self.without_amount,
             unmappable_sums: &self.unmappable_sums,
@@ -190,9 +229,11 @@ impl Sheet {
 
     fn write_money(&self, out: &mut String) {
         let mut head = format!("{:<8}{:>18} =", "money", "in");
-        for (at, part) in PARTS.iter().enumerate() {
+        let parts = self.money.shown();
+        let width = if parts.len() == PARTS.len() { 12 } else { 16 };
+        for (at, (part, _)) in parts.iter().enumerate() {
             let plus = if at == 0 { " " } else { "+" };
-            push(&mut head, &format!("{plus}{part:>16} "));
+            push(&mut head, &format!("{plus}{part:>width$} "));
         }
         line(out, &head);
         line(out, &"-".repeat(100));
@@ -203,9 +244,9 @@ impl Sheet {
             let sign = if differs { '≠' } else { '=' };
             let mut row =
                 format!("{:<8}{:>18} {sign}", currency.as_str(), text(&self.money.records_in));
-            for (at, sums) in self.money.parts().into_iter().enumerate() {
+            for (at, (_, sums)) in parts.iter().enumerate() {
                 let plus = if at == 0 { " " } else { "+" };
-                push(&mut row, &format!("{plus}{:>16} ", text(sums)));
+                push(&mut row, &format!("{plus}{:>width$} ", text(sums)));
             }
             line(out, row.trim_end());
         }
@@ -233,6 +274,19 @@ impl Sheet {
         } else {
             line(out, &format!("proven: only what retention has left: {}", cut.join("; ")));
             line(out, &format!("not provable for that: {}", grouped(self.unproven)));
+        }
+        for (table, gone) in &self.retired {
+            let (rows, before) = (grouped(gone.rows), &gone.before);
+            line(out, &format!("retired on purpose: {rows} rows of {table} from before {before}"));
+            if gone.not_compared > 0 {
+                let records = grouped(gone.not_compared);
+                line(
+                    out,
+                    &format!(
+                        "  their records ({records} in the topics) were counted, not compared"
+                    ),
+                );
+            }
         }
         for (place, count) in self.in_flight.iter().filter(|(_, count)| **count > 0) {
             line(out, &format!("in flight, not judged: {} {place}", grouped(*count)));
@@ -304,6 +358,20 @@ mod tests {
             serde_json::from_str(&sheet().json().expect("json")).expect("json");
         assert_eq!((&json["balanced"], &json["hops"][0]["in"]), (&true.into(), &541_909.into()));
         assert_eq!(json["money"]["GBP"]["rows"], "5.001");
+    }
+
+    #[test]
+    fn what_was_retired_has_a_column_and_a_line() {
+        let mut sheet = sheet();
+        sheet.money.rows = sums(1_000_000);
+        sheet.money.retired = sums(5_000_000_000);
+        let retired = Retired { rows: 1_234, before: 0, ..Retired::default() };
+        sheet.retire("transactions", Some(&retired), 1_000);
+        let text = sheet.text();
+        assert!(text.contains("1,234 rows of transactions from before 1970-01-01"), "{text}");
+        assert!(text.contains("+     retired") && sheet.money.unbalanced().is_empty(), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(text.contains("(1,000 in the topics) were counted, not compared"), "{text}");
     }
 
     #[test]

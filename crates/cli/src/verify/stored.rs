@@ -5,9 +5,11 @@ use super::cut::Cut;
 use super::differences::{Difference, Differences};
 use super::identity::{Stored, columns, half, parse_nano};
 use super::place::VALID;
-use super::valid::{Valid, late_bits};
+use super::retired::Missing;
+use super::valid::{Entry, Valid, late_bits};
 use caudal_core::money::{Currency, SumOverflow, Sums};
 use caudal_core::reject::Reason;
+use caudal_core::time::MINUTE;
 
 /// Matches rows with records.
 pub struct Rows<'a> {
@@ -26,6 +28,11 @@ pub struct Rows<'a> {
     pub duplicates: (u64, Sums),
     /// Rows whose record retention has cut.
     pub unproven: u64,
+    /// Records without a row, so old that `caudal retention` may have deleted it.
+    pub missing: Missing,
+    /// Records that say the same as an older one of those: a duplicate of its row, or one that came
+    /// when the row was deleted and made another.
+    pub again: u64,
 }
 
 impl<'a> Rows<'a> {
@@ -41,7 +48,15 @@ impl<'a> Rows<'a> {
             late: 0,
             duplicates: (0, Sums::default()),
             unproven: 0,
+            missing: Missing::default(),
+            again: 0,
         }
+    }
+
+    /// Whether the row of a record may have been deleted on purpose.
+    fn is_old(&self, entry: &Entry) -> bool {
+        // The boundary is a whole minute.
+        i64::from(entry.minute).saturating_mul(MINUTE) < self.cut.retired_before(VALID)
     }
 
     /// Takes a row, in any order.
@@ -128,7 +143,7 @@ impl<'a> Rows<'a> {
         money: Option<(Currency, i128)>,
         differences: &mut Differences,
     ) -> Result<(), SumOverflow> {
-        let (entry, origin) = (&self.valid.entries()[at], &self.valid.entries()[stands_for]);
+        let (entry, origin) = (self.valid.entries()[at], self.valid.entries()[stands_for]);
         let same = entry.payload == origin.payload;
         let (place, first) = (differences.at(entry.place), differences.at(origin.place));
         match self.valid.refusal(entry.place) {
@@ -136,6 +151,9 @@ impl<'a> Rows<'a> {
                 "dead_letters calls {place} {id} a conflict, but it says the same as {first}"
             )),
             Some(_) => {}
+            None if same && self.is_old(&entry) => self.again += 1,
+            // No duplicate of this row, so it had one of its own, which is gone: see `finish`.
+            None if self.is_old(&entry) => self.done[at] = false,
             None if same => {
                 self.duplicates.0 += 1;
                 if let Some((currency, nano)) = money {
@@ -149,17 +167,35 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// Says the records that have no row.
-    pub fn finish(&self, differences: &mut Differences) {
-        for (entry, done) in self.valid.entries().iter().zip(&self.done) {
-            let is_missing = !done
-                && self.cut.is_stored(entry.place)
-                && self.valid.refusal(entry.place).is_none();
-            if is_missing {
+    /// Says the records that have no row, and collects those that may have been retired.
+    pub fn finish(&mut self, differences: &mut Differences) {
+        for at in 0..self.done.len() {
+            let entry = self.valid.entries()[at];
+            if !self.is_without_row(at) {
+                continue;
+            }
+            if !self.is_old(&entry) {
                 let text = format!("transactions lacks {{}} ({})", differences.at(entry.place));
                 differences.of_record(text, entry.place);
+            } else if self.says_the_same(at) {
+                self.again += 1;
+            } else {
+                self.missing.add(entry.id, entry.place);
             }
         }
+    }
+
+    fn is_without_row(&self, at: usize) -> bool {
+        let place = self.valid.entries()[at].place;
+        !self.done[at] && self.cut.is_stored(place) && self.valid.refusal(place).is_none()
+    }
+
+    /// Whether the last record of the id before this one that has no row either says the same.
+    fn says_the_same(&self, at: usize) -> bool {
+        let entries = self.valid.entries();
+        let before = self.valid.of_id(&entries[at].id).take_while(|other| *other != at);
+        let last = before.filter(|other| self.is_without_row(*other)).last();
+        last.is_some_and(|last| entries[last].payload == entries[at].payload)
     }
 }
 

@@ -5,8 +5,9 @@ use super::cut::Cut;
 use super::identity::{Stored, first_half, half_of_hex, parse_nano};
 use super::place::Topics;
 use super::refused::{Refused, Row as DeadRow};
+use super::retired::Retired;
 use anyhow::{Context as _, Result};
-use caudal_core::money::Sums;
+use caudal_core::money::{Currency, Sums};
 use caudal_core::row::Value;
 use caudal_query::plan::{Amount, Plan};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
@@ -127,7 +128,45 @@ impl Snapshot {
         })
         .await
         .context("cannot read table dead_letters")?;
+        let query = "SELECT topic, partition, \"offset\", reason FROM retired_letters";
+        self.each(query, |row| {
+            let topic: String = row.try_get(0)?;
+            let at = (topic.as_str(), row.try_get(1)?, row.try_get(2)?);
+            refused.add_retired(topics, at, row.try_get(3)?);
+            Ok(())
+        })
+        .await
+        .context("cannot read table retired_letters")?;
         Ok(refused)
+    }
+
+    /// What `caudal retention` has deleted of the rows of each topic.
+    ///
+    /// # Errors
+    /// When the table cannot be read, or holds what that command does not write.
+    pub async fn retired(&mut self, topics: &Topics) -> Result<BTreeMap<u8, Retired>> {
+        let query = format!(
+            "SELECT topic, currency, rows, total::text, keys::text, {} FROM retired
+             WHERE table_name <> 'dead_letters'",
+            micros("through")
+        );
+        let rows = self.connection.fetch_all(query.as_str()).await;
+        let mut all: BTreeMap<u8, Retired> = BTreeMap::new();
+        for row in rows.context("cannot read table retired")? {
+            let topic: String = row.try_get(0)?;
+            let Some(topic) = topics.number(&topic) else { continue };
+            let of_topic = all.entry(topic).or_default();
+            of_topic.rows += row.try_get::<i64, _>(2)?.unsigned_abs();
+            let (currency, total): (String, String) = (row.try_get(1)?, row.try_get(3)?);
+            let keys: String = row.try_get(4)?;
+            of_topic.keys += keys.parse::<i128>().context("retired: column keys")?;
+            of_topic.before = of_topic.before.max(row.try_get(5)?);
+            if let Some(currency) = Currency::parse(&currency) {
+                let nano = parse_nano(&total).context("retired: column total")?;
+                of_topic.sums.add_nano(currency, nano)?;
+            }
+        }
+        Ok(all)
     }
 
     /// The rows of `transactions`.

@@ -5,6 +5,7 @@ use super::differences::Differences;
 use super::identity::half;
 use super::names::window_name;
 use super::place::Topics;
+use super::retired::{Missing, Retired, Spare};
 use super::tables::table_of;
 use super::windows::Query;
 use caudal_core::dedup::Hash16;
@@ -16,6 +17,7 @@ use rustc_hash::FxHashSet;
 pub struct WindowRows<'q> {
     query: &'q Query,
     topic: u8,
+    retired: Option<&'q Retired>,
     left: FxHashSet<Hash16>,
     /// Whether retention has cut the topic.
     is_cut: bool,
@@ -28,11 +30,12 @@ pub struct WindowRows<'q> {
 }
 
 impl<'q> WindowRows<'q> {
-    pub fn new(cut: &Cut, at: usize, query: &'q Query) -> WindowRows<'q> {
+    pub fn new(cut: &'q Cut, at: usize, query: &'q Query) -> WindowRows<'q> {
         let topic = Topics::rows_of(at);
         WindowRows {
             query,
             topic,
+            retired: cut.retired.get(&topic),
             left: query.found.stored_keys(),
             is_cut: cut.any_cut(topic),
             count: 0,
@@ -84,16 +87,26 @@ impl<'q> WindowRows<'q> {
         Ok(())
     }
 
-    /// Says the keys that have no row.
-    pub fn finish(self, differences: &mut Differences) {
+    /// Says the keys that have no row, and gives the number of those whose rows were retired.
+    pub fn finish(self, differences: &mut Differences) -> u64 {
         let (table, _) = table_of(&self.query.plan);
         let found = &self.query.found;
-        let mut places: Vec<_> =
-            self.left.iter().filter_map(|key| found.stored(key)).map(|f| f.place).collect();
+        let (mut places, mut missing) = (Vec::new(), Missing::default());
+        for (key, figures) in self.left.iter().filter_map(|k| Some((k, found.stored(k)?))) {
+            if found.old.contains(key) {
+                missing.add(*key, figures.place);
+            } else {
+                places.push(figures.place);
+            }
+        }
         places.sort_unstable();
         for place in places {
             let text = format!("{table} lacks {{}} ({})", differences.at(place));
             differences.of_record(text, place);
         }
+        // A later value of its key brings a row back, a tombstone leaves nothing to compare.
+        let spare = if self.is_cut { Spare::Unknown } else { Spare::Any };
+        missing.judge(table, self.retired, spare, differences);
+        missing.count()
     }
 }

@@ -193,6 +193,13 @@ impl Query {
         Ok((half(&key), Some(values)))
     }
 
+    /// End of the window of an output row, in microseconds, by its key.
+    fn end_of(&self, record: &Record) -> Option<i64> {
+        let key = std::str::from_utf8(record.key.as_deref()?).ok()?;
+        let (_, start) = key.strip_suffix(']')?.rsplit_once(',')?;
+        Some(self.plan.window.end(start.parse().ok()?))
+    }
+
     /// Key and aggregates of a row in the order of the query's columns. `None` when its window is
     /// none of the query's.
     pub fn of_row(&self, row: &[Value]) -> Option<(Vec<u8>, Accumulator)> {
@@ -400,6 +407,9 @@ impl<'a> RowReader<'a> {
             self.cut.partials_end(partition)
         };
         let is_written = source < end;
+        if query.end_of(record).is_some_and(|end| end < self.cut.retired_before(topic)) {
+            query.found.old.insert(key);
+        }
         let era = era_of(&query.plan, partition, source, self.cut);
         let gone = values.is_none();
         let values = values.unwrap_or(Accumulator { count: 0, sum: 0, min: 0, max: 0 });

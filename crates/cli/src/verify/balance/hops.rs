@@ -40,6 +40,7 @@ impl Balance<'_> {
             dead: judged.dead_count(),
             late: audit.late,
             rerouted: judged.rerouted,
+            retired: 0,
             sums: judged.valid_sums.texts(),
         });
         sheet.foreign = sent.foreign;
@@ -81,12 +82,15 @@ impl Balance<'_> {
         let any = |topic| (0..self.cut.partitions).any(|p| stored(topic, p));
         let whole = !self.cut.any_cut(VALID) && audit.unproven == 0;
         let dead_rows = self.refused.by_topic.get(&DEAD).copied().unwrap_or(0);
+        let duplicates = rows.duplicates.0 + rows.again - rows.made_again;
+        let mut sums = rows.sums.clone();
+        sums.merge(&rows.retired.sums)?;
         let landed = Landed {
-            rows: Some(rows.count),
-            duplicates: whole.then_some(rows.duplicates.0),
+            rows: Some(rows.count + rows.retired.rows),
+            duplicates: whole.then_some(duplicates),
             deleted: Some(0),
             refused: whole.then_some(valid.refused_sums.0),
-            sums: Some(rows.sums.clone()),
+            sums: Some(sums),
             records: None,
         };
         if any(VALID) {
@@ -101,14 +105,19 @@ impl Balance<'_> {
         let money = &mut sheet.money;
         money.rows = rows.sums.clone();
         money.dead.merge(&valid.refused_sums.1)?;
-        money.duplicates.merge(&rows.duplicates.1)?;
+        money.retired = rows.retired.sums.clone();
+        // Whether a further record of a row that is gone was its duplicate is not told by what is
+        // left: their number is compared above, their money is the sink's word.
+        let told = self.sink.get(&VALID).filter(|_| rows.again > 0);
+        let told = told.map(|says| says.sums.get("duplicates").cloned().unwrap_or_default());
+        money.duplicates.merge(told.as_ref().unwrap_or(&rows.duplicates.1))?;
         money.in_flight = valid.not_stored.1.clone();
         if sheet.unproven == 0 && rows.unproven == 0 && whole {
             for (currency, records_in, parts) in sheet.money.unbalanced() {
                 let text = |nano| caudal_core::money::nano_text(nano, currency.exponent());
                 self.differences.say(format!(
-                    "money in {currency}: in {}, but rows, dead letters, duplicates and what is in \
-                     flight add up to {}",
+                    "money in {currency}: in {}, but rows, retired ones, dead letters, duplicates and \
+                     what is in flight add up to {}",
                     text(records_in),
                     text(parts)
                 ));
@@ -126,7 +135,8 @@ impl Balance<'_> {
             hop: "sink".into(),
             records_in: u64::try_from(stored).unwrap_or(u64::MAX) + dead_stored,
             out: rows.count,
-            duplicates: rows.duplicates.0,
+            retired: rows.retired.rows,
+            duplicates,
             dead,
             late: rows.late,
             sums: rows.sums.texts(),

@@ -4,6 +4,7 @@ use crate::verify::identity::{columns, half};
 use crate::verify::input::tests::{TestLog, valid_record};
 use crate::verify::place::{Place, Topics};
 use crate::verify::refused;
+use crate::verify::retired::Retired;
 use caudal_core::transaction::Transaction;
 
 fn said(log: &TestLog, rows: &[Stored]) -> Vec<String> {
@@ -92,4 +93,38 @@ fn a_fingerprint_is_of_every_column() {
     b.source_seq += 1;
     assert_ne!(columns(&a), columns(&b));
     assert_eq!(Place::new(VALID, 0, 1).short(), "0@1");
+}
+
+/// What is said when these rows are there, what is missing, and further records of the same.
+fn retired_before(log: &TestLog, before: i64, rows: &[Stored]) -> (Vec<String>, u64, u64) {
+    let mut cut = log.cut();
+    cut.retired.insert(VALID, Retired { before, ..Retired::default() });
+    let mut differences = Differences::new(Topics::of(&[]));
+    let valid = log.valid(&cut, &mut differences);
+    let mut all = Rows::new(&cut, &valid, Vec::new());
+    rows.iter().for_each(|row| all.observe(row.clone(), &mut differences).expect("sum"));
+    all.finish(&mut differences);
+    (differences.drafts(), all.missing.count(), all.again)
+}
+
+#[test]
+fn only_old_rows_may_have_been_retired() {
+    let (a, b) = (purchase("t-1", "a", 1050, 60_000_000), purchase("t-2", "a", 99, 120_000_000));
+    let log = log_of(&[&a, &b]);
+    assert_eq!(retired_before(&log, 120_000_000, &[row_of(&b)]), (vec![], 1, 0));
+    assert_eq!(retired_before(&log, 180_000_000, &[]), (vec![], 2, 0));
+    let (said, missing, _) = retired_before(&log, 120_000_000, &[]);
+    assert_eq!(said, ["transactions lacks {} (transacciones_validas-0@1)"]);
+    assert_eq!(missing, 1);
+}
+
+#[test]
+fn a_repeat_of_a_retired_row_is_a_duplicate_or_a_row_again() {
+    let (a, _) = two();
+    let other = purchase("t-1", "a", 77, 60_000_000);
+    // Said twice, and then with other contents, which only a row that was made again can have.
+    let log = log_of(&[&a, &a, &other]);
+    assert_eq!(retired_before(&log, 120_000_000, &[]), (vec![], 2, 1));
+    assert_eq!(retired_before(&log, 120_000_000, &[row_of(&a)]), (vec![], 1, 1));
+    assert_eq!(retired_before(&log, 120_000_000, &[row_of(&other)]), (vec![], 1, 1));
 }
