@@ -175,7 +175,7 @@ async fn write_all(
 ) -> Result<Option<Vec<Fate>>, Fault> {
     let mut moves: BTreeMap<TopicPartition, (i64, Position)> = BTreeMap::new();
     for at in letters.iter().map(|letter| &letter.at).collect::<BTreeSet<_>>() {
-        let Some(position) = postgres::claim(connection, at, None).await? else {
+        let Some(position) = postgres::claim(connection, at, None, None).await? else {
             return Err(Fault::stop(format!("sink_offsets has no position of {}-{}", at.0, at.1)));
         };
         if known.positions.get(at).is_some_and(|next| *next != position.next_offset) {

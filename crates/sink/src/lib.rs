@@ -11,6 +11,7 @@
 pub mod args;
 pub mod batch;
 pub mod caught_up;
+pub mod claims;
 pub mod columns;
 pub mod config;
 pub mod copy;

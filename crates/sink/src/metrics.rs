@@ -31,6 +31,8 @@ pub struct Metrics {
     pub fenced: IntCounter,
     /// Batches tried again after an outage.
     pub retries: IntCounter,
+    /// Offsets that `--accept-gap` passed over.
+    pub gap_offsets: IntCounter,
     /// Partitions that this sink has claimed and reads.
     pub partitions: IntGauge,
     latency: Histogram,
@@ -121,6 +123,10 @@ impl Metrics {
             retries: count(
                 "caudal_sink_retries_total",
                 "Attempts to store a batch again after an outage",
+            )?,
+            gap_offsets: count(
+                "caudal_sink_gap_offsets_total",
+                "Offsets deleted from a topic before they were stored, and passed over (--accept-gap)",
             )?,
             partitions: gauge(
                 registry,

@@ -21,6 +21,8 @@ pub struct Position {
     pub epoch: i64,
     /// The next offset to store.
     pub next_offset: i64,
+    /// Id of the topic; `None` until it is claimed by a sink that knows ids.
+    pub topic_id: Option<String>,
     /// Last sequence number of each task that writes to the topic.
     pub sequences: Sequences,
     /// What became of the records so far.
@@ -71,7 +73,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Fault> 
 }
 
 const COLUMNS: &str = "topic, partition, epoch, next_offset, sequences::text AS sequences, rows, \
-                       duplicates, conflicts, dead, deleted, sums::text AS sums";
+                       duplicates, conflicts, dead, deleted, sums::text AS sums, topic_id";
 
 fn position(row: &PgRow) -> Result<(TopicPartition, Position), Fault> {
     let topic: String = row.try_get("topic")?;
@@ -83,6 +85,7 @@ fn position(row: &PgRow) -> Result<(TopicPartition, Position), Fault> {
     let position = Position {
         epoch: row.try_get("epoch")?,
         next_offset: row.try_get("next_offset")?,
+        topic_id: row.try_get("topic_id")?,
         sequences: Sequences { last },
         ledger: Ledger {
             rows: row.try_get("rows")?,
@@ -97,33 +100,60 @@ fn position(row: &PgRow) -> Result<(TopicPartition, Position), Fault> {
 }
 
 /// Claims a topic-partition: from now on every writer with an older epoch is fenced. `None` when
-/// the partition was never stored and `first` is not given.
+/// the partition was never stored and `first` is not given. The topic's id is stored where none is;
+/// where there is one it stays, and the caller compares.
 ///
 /// # Errors
 /// A [`Fault`].
 pub async fn claim(
     connection: &mut PgConnection,
     at: &TopicPartition,
+    topic_id: Option<&str>,
     first: Option<i64>,
 ) -> Result<Option<Position>, Fault> {
     let statement = match first {
         None => format!(
-            "UPDATE sink_offsets SET epoch = epoch + 1, updated_at = now()
+            "UPDATE sink_offsets SET epoch = epoch + 1, topic_id = coalesce(topic_id, $3),
+                 updated_at = now()
              WHERE topic = $1 AND partition = $2 RETURNING {COLUMNS}"
         ),
         // Another sink may have come first: then its position counts, not ours.
         Some(_) => format!(
-            "INSERT INTO sink_offsets AS o (topic, partition, next_offset, epoch)
-             VALUES ($1, $2, $3, 1)
+            "INSERT INTO sink_offsets AS o (topic, partition, topic_id, next_offset, epoch)
+             VALUES ($1, $2, $3, $4, 1)
              ON CONFLICT (topic, partition)
-             DO UPDATE SET epoch = o.epoch + 1, updated_at = now() RETURNING {COLUMNS}"
+             DO UPDATE SET epoch = o.epoch + 1, topic_id = coalesce(o.topic_id, excluded.topic_id),
+                 updated_at = now()
+             RETURNING {COLUMNS}"
         ),
     };
-    let mut query = sqlx::query(&statement).bind(&*at.0).bind(at.1);
+    let mut query = sqlx::query(&statement).bind(&*at.0).bind(at.1).bind(topic_id);
     if let Some(first) = first {
         query = query.bind(first);
     }
     let row = query.fetch_optional(connection).await?;
+    row.map(|row| position(&row).map(|(_, position)| position)).transpose()
+}
+
+/// Moves a position over a gap, to offset `next` of the topic with that id. Which numbers its tasks
+/// have reached is forgotten. `None` when a newer claim came in between.
+///
+/// # Errors
+/// A [`Fault`].
+pub async fn pass_over(
+    connection: &mut PgConnection,
+    at: &TopicPartition,
+    epoch: i64,
+    topic_id: &str,
+    next: i64,
+) -> Result<Option<Position>, Fault> {
+    let statement = format!(
+        "UPDATE sink_offsets
+         SET next_offset = $4, topic_id = $5, sequences = '{{}}', updated_at = now()
+         WHERE topic = $1 AND partition = $2 AND epoch = $3 RETURNING {COLUMNS}"
+    );
+    let query = sqlx::query(&statement).bind(&*at.0).bind(at.1).bind(epoch);
+    let row = query.bind(next).bind(topic_id).fetch_optional(connection).await?;
     row.map(|row| position(&row).map(|(_, position)| position)).transpose()
 }
 

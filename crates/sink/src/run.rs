@@ -3,6 +3,7 @@
 use crate::args::Args;
 use crate::batch::Batch;
 use crate::caught_up::CaughtUp;
+use crate::claims::{Claimed, Claims, gap};
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::metrics::Metrics;
@@ -14,7 +15,7 @@ use caudal_core::decode::Record;
 use caudal_kafka::admin::Admin;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::consumer::{
-    Change, GroupConsumer, GroupProtocol, Limits, Membership, member_name,
+    self, Change, GroupConsumer, GroupProtocol, Limits, Membership, member_name,
 };
 use caudal_kafka::offsets::Offsets;
 use caudal_kafka::{Kafka, TopicPartition};
@@ -27,6 +28,7 @@ use caudal_service::queries;
 use caudal_service::shutdown::Shutdown;
 use rand::Rng as _;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let membership = Membership {
         group: GROUP.into(),
         instance: Some(member_name(&name, &config.of_queries)),
-        topics,
+        topics: topics.clone(),
         protocol: GroupProtocol::Classic,
     };
     let consumer = GroupConsumer::join(&kafka, &membership)?;
@@ -89,15 +91,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let sink = Sink {
         consumer,
         database,
-        offsets,
+        claims: Claims::new(offsets, &topics, args.accept_gap),
         config,
         outside,
         caught_up,
         limits: Limits { records, bytes: BATCH_BYTES, idle: IDLE },
         linger,
-        accept_gap: args.accept_gap,
         owned: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        gaps: BTreeMap::new(),
+        displaced: false,
         joined: false,
         outage: None,
     };
@@ -157,17 +160,20 @@ fn find_topics(
 struct Sink {
     consumer: GroupConsumer,
     database: Database,
-    offsets: Offsets,
+    claims: Claims,
     config: Config,
     outside: Outside,
     caught_up: Option<CaughtUp>,
     limits: Limits,
     linger: Duration,
-    accept_gap: bool,
     /// Claimed and read.
     owned: BTreeMap<TopicPartition, Position>,
     /// Assigned, paused, and to be claimed at that time.
     waiting: BTreeMap<TopicPartition, Instant>,
+    /// Deleted offsets, from the stored position on, that only the next record's number explains.
+    gaps: BTreeMap<TopicPartition, Range<i64>>,
+    /// Whether a partition no longer holds the offset that was to be read: all are claimed again.
+    displaced: bool,
     /// Whether the group has spoken.
     joined: bool,
     /// Why batches cannot be stored at present.
@@ -177,17 +183,45 @@ struct Sink {
 impl Sink {
     fn run(mut self) -> anyhow::Result<()> {
         while !self.outside.shutdown.is_asked() {
-            let batch = self.consumer.gather(&self.limits, Instant::now() + self.linger)?;
+            let batch = self.gather(self.limits, Instant::now() + self.linger)?;
             self.follow(&batch.changes);
             self.claim_waiting()?;
             let idle = batch.records.is_empty() && batch.changes.is_empty();
             self.store(batch.records)?;
+            if std::mem::take(&mut self.displaced) || self.claims.has_another_topic(&self.owned) {
+                self.claim_all_again()?;
+            }
             if idle && self.has_caught_up()? {
                 tracing::info!("caught up");
                 break;
             }
         }
         tracing::info!("stopped after the last commit");
+        Ok(())
+    }
+
+    /// The claim says which partition no longer holds its offset, and what is missing: the client
+    /// does not.
+    fn gather(&mut self, limits: Limits, until: Instant) -> anyhow::Result<consumer::Batch> {
+        match self.consumer.gather(&limits, until) {
+            Err(error) if error.is_out_of_range() => {
+                tracing::warn!(%error, "every partition is claimed again");
+                self.displaced = true;
+                Ok(consumer::Batch::default())
+            }
+            gathered => Ok(gathered?),
+        }
+    }
+
+    fn claim_all_again(&mut self) -> anyhow::Result<()> {
+        let owned: Vec<TopicPartition> = self.owned.keys().cloned().collect();
+        self.consumer.pause(&owned)?;
+        self.claims.forget_ids();
+        self.owned.clear();
+        self.gaps.clear();
+        let now = Instant::now();
+        self.waiting.extend(owned.into_iter().map(|at| (at, now)));
+        self.show_partitions();
         Ok(())
     }
 
@@ -198,6 +232,7 @@ impl Sink {
                 Change::Assigned(partitions) => {
                     tracing::info!(count = partitions.len(), "partitions assigned");
                     let now = Instant::now();
+                    self.claims.forget_ids();
                     self.waiting.extend(partitions.iter().map(|at| (at.clone(), now)));
                 }
                 Change::Revoked(partitions) | Change::Lost(partitions) => {
@@ -205,6 +240,7 @@ impl Sink {
                     for at in partitions {
                         self.waiting.remove(at);
                         self.owned.remove(at);
+                        self.gaps.remove(at);
                     }
                 }
             }
@@ -262,59 +298,36 @@ impl Sink {
     }
 
     fn claim(&mut self, at: &TopicPartition) -> anyhow::Result<Position> {
-        let claimed = match self.database.claim(at, None)? {
-            Some(position) => Some(position),
-            None => {
-                let (first, _) = self.offsets.watermarks(&at.0, at.1)?;
-                self.database.claim(at, Some(first))?
-            }
-        };
-        let position =
-            claimed.ok_or_else(|| Fault::stop("sink_offsets did not give back the row it took"))?;
-        // Asked after the claim: before it, another sink could have stored beyond this end.
-        let (first, end) = self.offsets.watermarks(&at.0, at.1)?;
-        let from = self.checked_start(at, &position, first, end)?;
+        let Claimed { position, from, passed_over } = self.claims.claim(&mut self.database, at)?;
+        self.outside.metrics.gap_offsets.inc_by(passed_over);
         self.consumer.start(at, from).map_err(NotStarted)?;
+        match from > position.next_offset {
+            true => self.gaps.insert(at.clone(), position.next_offset..from),
+            false => self.gaps.remove(at),
+        };
         Ok(position)
     }
 
-    /// Where to read on, given what the topic still holds.
-    fn checked_start(
-        &self,
-        at: &TopicPartition,
-        position: &Position,
-        first: i64,
-        end: i64,
-    ) -> Result<i64, Halt> {
-        let (place, next) = (format!("{}-{}", at.0, at.1), position.next_offset);
-        if next > end {
-            return Err(Halt(format!(
-                "{place}: stored up to {next}, but the topic ends at {end}: it was deleted and \
-                 created again, or lost records"
-            )));
+    /// A batch that cannot be built, with what else is known of it: numbers that are missing where
+    /// offsets were deleted.
+    fn explained(&self, Halt(why): Halt) -> Halt {
+        let known = self.gaps.iter().find(|((topic, partition), _)| {
+            why.strip_prefix(&format!("{topic}-{partition}@")).is_some()
+        });
+        match known {
+            Some((_, Range { start, end })) => {
+                Halt(format!("{why}; {}; --accept-gap goes on without them", gap(*start, *end)))
+            }
+            None => Halt(why),
         }
-        if next >= first {
-            return Ok(next);
-        }
-        // What retention deleted may have been commit markers only. Where records are numbered,
-        // the next number tells; an end without records tells nothing, and loses nothing new.
-        let numbered = !position.sequences.last.is_empty();
-        if numbered || self.accept_gap {
-            tracing::warn!(place, next, first, "offsets were deleted before they were read");
-            return Ok(first);
-        }
-        Err(Halt(format!(
-            "{place}: stored up to {next}, but the topic now begins at {first}: up to {} records \
-             were deleted before they were stored; --accept-gap goes on without them",
-            first - next
-        )))
     }
 
     /// Stores records, however long it takes; partitions that go meanwhile take theirs along.
     fn store(&mut self, mut records: Vec<(TopicPartition, Record)>) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            let batch = Batch::build(records, &self.owned, &self.config.routes)?;
+            let batch = Batch::build(records, &self.owned, &self.config.routes)
+                .map_err(|halt| self.explained(halt))?;
             if batch.is_empty() {
                 break;
             }
@@ -362,7 +375,7 @@ impl Sink {
         let until = Instant::now() + pause;
         let mut late = Vec::new();
         while Instant::now() < until && !self.outside.shutdown.is_asked() {
-            let batch = self.consumer.gather(&limits, until)?;
+            let batch = self.gather(limits, until)?;
             self.follow(&batch.changes);
             // A few that were on their way when the partitions were paused.
             late.extend(batch.records);
@@ -376,7 +389,10 @@ impl Sink {
         let failed: Vec<TopicPartition> = self
             .owned
             .iter()
-            .filter(|(at, position)| self.consumer.start(at, position.next_offset).is_err())
+            .filter(|(at, position)| {
+                let from = self.gaps.get(at).map_or(position.next_offset, |gap| gap.end);
+                self.consumer.start(at, from).is_err()
+            })
             .map(|(at, _)| at.clone())
             .collect();
         for at in failed {
@@ -392,6 +408,8 @@ impl Sink {
             if let Some(mine) = self.owned.get_mut(&at)
                 && mine.epoch == position.epoch
             {
+                // A record was stored: its number was the next one.
+                self.gaps.remove(&at);
                 shown.insert(at, position.next_offset);
                 *mine = position;
             }

@@ -137,12 +137,43 @@ impl Database {
     ///
     /// # Errors
     /// A [`Fault`].
+    pub fn claim_of(
+        &mut self,
+        at: &TopicPartition,
+        topic_id: Option<&str>,
+        first: Option<i64>,
+    ) -> Result<Option<Position>, Fault> {
+        self.run(async |session| {
+            postgres::claim(&mut session.connection, at, topic_id, first).await
+        })
+    }
+
+    /// As [`Database::claim_of`], whatever the topic's id is.
+    ///
+    /// # Errors
+    /// A [`Fault`].
     pub fn claim(
         &mut self,
         at: &TopicPartition,
         first: Option<i64>,
     ) -> Result<Option<Position>, Fault> {
-        self.run(async |session| postgres::claim(&mut session.connection, at, first).await)
+        self.claim_of(at, None, first)
+    }
+
+    /// Moves a claimed position over a gap; see [`postgres::pass_over`].
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub fn pass_over(
+        &mut self,
+        at: &TopicPartition,
+        epoch: i64,
+        topic_id: &str,
+        next: i64,
+    ) -> Result<Option<Position>, Fault> {
+        self.run(async |session| {
+            postgres::pass_over(&mut session.connection, at, epoch, topic_id, next).await
+        })
     }
 
     /// Every stored position of these topics.
@@ -375,7 +406,8 @@ async fn write_batch(
 fn dead_letter_there(fault: Fault) -> Failure {
     if fault.action == Action::RedoThroughStaging {
         let why = "dead_letters already has a record of this topic, partition and offset: \
-                   was the topic deleted and created again?";
+                   was the topic deleted and created again? docs/topics-that-change.md says how \
+                   to set the old letters aside";
         return Failure::Halt(why.into());
     }
     Failure::Fault(fault)
