@@ -1,7 +1,7 @@
 //! A batch of records, checked and encoded, before the database sees it. Pure: the same records
 //! and positions give the same batch, so that it can be built again when a partition drops out.
 
-use crate::columns::Table;
+use crate::columns::{Shape, Table};
 use crate::config::{InsertMode, Route};
 use crate::copy::Tuples;
 use crate::ledger::Fate;
@@ -106,7 +106,7 @@ impl Batch {
             fresh.push((at, record));
         }
         let mut batch = Batch::of(fresh, moves);
-        routes.values().for_each(|route| batch.encode(route, &BTreeSet::new()));
+        batch.encode(routes, &BTreeSet::new());
         Ok(batch)
     }
 
@@ -119,7 +119,7 @@ impl Batch {
         superseded: &BTreeSet<usize>,
     ) -> Batch {
         let mut batch = Batch::of(records, BTreeMap::new());
-        routes.values().for_each(|route| batch.encode(route, superseded));
+        batch.encode(routes, superseded);
         batch
     }
 
@@ -143,42 +143,24 @@ impl Batch {
         self.records.is_empty()
     }
 
-    fn encode(&mut self, route: &Route, left_out: &BTreeSet<usize>) {
-        let mut encoder = Encoder {
-            route,
-            rows: TableRows {
-                table: route.table.clone(),
-                mode: route.mode,
-                tuples: Tuples::default(),
-                rows: Vec::new(),
-            },
-            of_key: FxHashMap::default(),
-        };
-        for at in 0..self.records.len() {
-            let (partition, record) = &self.records[at];
-            if !same_topic(&partition.0, &route.topic) {
-                continue;
-            }
-            if route.shape == crate::columns::Shape::DeadLetter {
+    fn encode(&mut self, routes: &BTreeMap<Arc<str>, Route>, superseded: &BTreeSet<usize>) {
+        let mut encoders: BTreeMap<&str, Encoder<'_>> =
+            routes.iter().map(|(topic, route)| (&**topic, Encoder::of(route))).collect();
+        for (at, (partition, record)) in self.records.iter().enumerate() {
+            let Some(encoder) = encoders.get_mut(&*partition.0) else { continue };
+            if matches!(encoder.route.shape, Shape::DeadLetter) {
                 self.received_dead[at] = true;
                 continue;
             }
-            if left_out.contains(&at) {
-                let is_gone = record.value.is_none() && route.tombstones.is_some();
-                self.fates[at] = if is_gone { Fate::Gone } else { Fate::Row };
-                continue;
-            }
-            let fate = encoder.add(at, record, &self.records, &mut self.money[at]);
-            self.fates[at] = fate;
+            let money = &mut self.money[at];
+            self.fates[at] = match superseded.contains(&at) {
+                true => encoder.without_row(record, money),
+                false => encoder.add(at, record, &self.records, money),
+            };
         }
-        if !encoder.rows.rows.is_empty() {
-            self.tables.push(encoder.rows);
-        }
+        let tables = encoders.into_values().map(|encoder| encoder.rows);
+        self.tables = tables.filter(|rows| !rows.rows.is_empty()).collect();
     }
-}
-
-fn same_topic(a: &Arc<str>, b: &Arc<str>) -> bool {
-    Arc::ptr_eq(a, b) || a == b
 }
 
 struct Encoder<'r> {
@@ -188,7 +170,30 @@ struct Encoder<'r> {
     of_key: FxHashMap<Vec<u8>, (usize, usize)>,
 }
 
-impl Encoder<'_> {
+impl<'r> Encoder<'r> {
+    fn of(route: &'r Route) -> Encoder<'r> {
+        let rows = TableRows {
+            table: route.table.clone(),
+            mode: route.mode,
+            tuples: Tuples::default(),
+            rows: Vec::new(),
+        };
+        Encoder { route, rows, of_key: FxHashMap::default() }
+    }
+
+    /// The fate and the money of a record whose row is not written, because a later one stands.
+    fn without_row(&self, record: &Record, money: &mut Option<(Currency, i128)>) -> Fate {
+        if record.value.is_none() && self.route.tombstones.is_some() {
+            return Fate::Gone;
+        }
+        let had = match self.route.shape.row(record) {
+            Ok(row) => row.money,
+            Err(rejection) => rejection.money,
+        };
+        *money = had.map(|(currency, amount)| (currency, amount.nano()));
+        Fate::Row
+    }
+
     fn add(
         &mut self,
         at: usize,

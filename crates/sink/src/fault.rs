@@ -12,6 +12,9 @@ use std::fmt;
 pub enum Action {
     /// A value of some row: find the row, make it a dead letter, store the rest.
     PoisonRow,
+    /// The row that this one refers to is not there. Another session may be about to commit it: try
+    /// again a few times, then take the row for poison.
+    AwaitParent,
     /// It passes by itself: keep the batch and try again, for ever.
     RetryBatch,
     /// The server was changed, or something is not understood: stop and say so.
@@ -27,6 +30,7 @@ pub enum Action {
 pub fn action(sqlstate: &str) -> Action {
     match sqlstate {
         "23505" => Action::RedoThroughStaging,
+        "23503" => Action::AwaitParent,
         // feature_not_supported: "cached plan must not change result type".
         "0A000" => Action::PrepareAgain,
         // Our own binary format is wrong: the table's types were changed. No row is at fault.
@@ -155,13 +159,14 @@ mod tests {
     #[test]
     fn every_named_code_has_its_action() {
         let table = [
-            ("PoisonRow", "22003 22001 22008 22021 22P05 23502 23503 23514 23P01 54000"),
+            ("PoisonRow", "22003 22001 22008 22021 22P05 23502 23514 23P01 54000"),
             (
                 "RetryBatch",
                 "40001 40P01 53100 53200 53300 55P03 57014 57P01 57P03 58030 25006 25P03 08006",
             ),
             ("Stop", "22P03 22P04 42703 42P01 42501 42804 28P01 3D000 25P02 XX000 54001 P0001"),
             ("RedoThroughStaging", "23505"),
+            ("AwaitParent", "23503"),
             ("PrepareAgain", "0A000"),
         ];
         for (expected, codes) in table {

@@ -156,6 +156,7 @@ impl Metrics {
         }
         let path = if stored.staged { "staging" } else { "copy" };
         self.batches.with_label_values(&[path]).inc();
+        stored.met.iter().for_each(|fault| self.failed(fault));
         self.batch_rows.observe(batch.records.len() as f64);
         self.commit_seconds.observe(took.as_secs_f64());
         self.duplicates.inc_by(stored.duplicates);

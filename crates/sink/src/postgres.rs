@@ -135,6 +135,20 @@ pub async fn claim(
     row.map(|row| position(&row).map(|(_, position)| position)).transpose()
 }
 
+/// Ends sessions of sinks whose COPY has waited for its client for ten seconds; gives how many. No
+/// time-out of the server reaches a session there, only its end does: a process that was stopped in
+/// a COPY would hold its positions for as long as it is stopped. A live one tries again.
+///
+/// # Errors
+/// A [`Fault`].
+pub async fn end_stopped(connection: &mut PgConnection) -> Result<i64, Fault> {
+    let statement = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE application_name = 'caudal-sink' AND datname = current_database()
+             AND usename = current_user AND pid <> pg_backend_pid() AND state = 'active'
+             AND wait_event = 'ClientRead' AND query_start < now() - interval '10 seconds'";
+    Ok(sqlx::query_scalar(statement).fetch_one(connection).await?)
+}
+
 /// Moves a position over a gap, to offset `next` of the topic with that id. Which numbers its tasks
 /// have reached is forgotten. `None` when a newer claim came in between.
 ///

@@ -24,6 +24,9 @@ use tokio::runtime::Runtime;
 
 /// Batches in a row without a refused key after which appends go straight to the table again.
 const CLEAN_BATCHES: u32 = 20;
+/// How often a batch is tried again for a row whose parent row is not there; with the pauses of the
+/// loop, for about five seconds.
+pub const PARENT_TRIES: u32 = 6;
 
 /// What a stored batch did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct Stored {
     pub dead: BTreeMap<&'static str, u64>,
     /// Whether an append went through a staging table.
     pub staged: bool,
+    /// What the server refused on the way to this.
+    pub met: Vec<Fault>,
 }
 
 /// Why a batch is not stored. Nothing of it is in the database, unless the text says otherwise.
@@ -96,6 +101,8 @@ struct Care {
     staging: bool,
     /// Poison rows are isolated under savepoints.
     isolating: bool,
+    /// Rows without their parent row are poison.
+    orphans: bool,
 }
 
 struct Session {
@@ -111,6 +118,8 @@ pub struct Database {
     session: Option<Session>,
     /// Batches that still go through staging.
     staging_batches: u32,
+    /// How often the batch was tried again for a parent row.
+    parent_tries: u32,
     /// What a COMMIT without an answer would have stored.
     in_doubt: Option<Stored>,
     watchdog: Watchdog,
@@ -127,13 +136,15 @@ impl Database {
             runtime: postgres::runtime()?,
             session: None,
             staging_batches: 0,
+            parent_tries: 0,
             in_doubt: None,
             watchdog: Watchdog::start()
                 .map_err(|e| Fault::stop(format!("cannot start a thread: {e}")))?,
         })
     }
 
-    /// Claims a partition; see [`postgres::claim`].
+    /// Claims a partition; see [`postgres::claim`]. Where that waits in vain, the session of a sink
+    /// that was stopped may hold the position: the next try finds it ended.
     ///
     /// # Errors
     /// A [`Fault`].
@@ -143,9 +154,17 @@ impl Database {
         topic_id: Option<&str>,
         first: Option<i64>,
     ) -> Result<Option<Position>, Fault> {
-        self.run(async |session| {
+        let claimed = self.run(async |session| {
             postgres::claim(&mut session.connection, at, topic_id, first).await
-        })
+        });
+        if claimed.as_ref().is_err_and(|fault| fault.sqlstate.as_deref() == Some("55P03")) {
+            let ended =
+                self.run(async |session| postgres::end_stopped(&mut session.connection).await)?;
+            if ended > 0 {
+                tracing::warn!(ended, "ended the session of a sink that was stopped in a COPY");
+            }
+        }
+        claimed
     }
 
     /// As [`Database::claim_of`], whatever the topic's id is.
@@ -240,23 +259,36 @@ impl Database {
     /// # Errors
     /// [`Trouble`].
     pub fn store(&mut self, batch: &Batch) -> Result<Stored, Trouble> {
-        let mut care = Care { staging: self.staging_batches > 0, isolating: false };
+        let orphans = self.parent_tries >= PARENT_TRIES;
+        let staging = self.staging_batches > 0;
+        let mut care = Care { staging, isolating: false, orphans };
         let mut prepared_again = false;
+        let mut met = Vec::new();
         loop {
             let fault = match self.attempt(batch, care) {
                 Ok(stored) => {
                     self.remember_conflicts(&stored, care);
-                    return Ok(stored);
+                    self.parent_tries = 0;
+                    return Ok(Stored { met, ..stored });
                 }
-                Err(Failure::Fenced(partitions)) => return Err(Trouble::Fenced(partitions)),
+                Err(Failure::Fenced(partitions)) => {
+                    self.parent_tries = 0;
+                    return Err(Trouble::Fenced(partitions));
+                }
                 Err(Failure::Halt(why)) => return Err(Trouble::Halt(why)),
                 Err(Failure::Fault(fault)) => fault,
             };
             tracing::debug!(%fault, ?care, "the batch was refused");
             match fault.action {
                 Action::RedoThroughStaging if !care.staging => care.staging = true,
-                Action::PoisonRow | Action::RedoThroughStaging if !care.isolating => {
-                    care = Care { staging: true, isolating: true };
+                Action::AwaitParent if !orphans => {
+                    self.parent_tries += 1;
+                    return Err(Trouble::Retry(fault));
+                }
+                Action::PoisonRow | Action::RedoThroughStaging | Action::AwaitParent
+                    if !care.isolating =>
+                {
+                    care = Care { staging: true, isolating: true, orphans };
                 }
                 Action::PrepareAgain if !prepared_again => {
                     prepared_again = true;
@@ -264,6 +296,7 @@ impl Database {
                 }
                 _ => return Err(fault.into()),
             }
+            met.push(fault);
         }
     }
 
@@ -346,7 +379,8 @@ async fn connected<'s>(
 async fn create_staging(session: &mut Session, batch: &Batch, care: Care) -> Result<(), Fault> {
     for rows in &batch.tables {
         let needed = care.staging || rows.mode.keeps_last();
-        if needed && !session.staged.contains(&rows.table.name) {
+        // Made anew before rows are called poison.
+        if needed && (care.isolating || !session.staged.contains(&rows.table.name)) {
             write::create_staging(&mut session.connection, &rows.table).await?;
             session.staged.insert(rows.table.name.clone());
         }
@@ -384,7 +418,7 @@ async fn write_batch(
     let mut fates = batch.fates.clone();
     for rows in &batch.tables {
         if care.isolating {
-            write::isolating(connection, rows, &mut fates).await?;
+            write::isolating(connection, rows, &mut fates, care.orphans).await?;
         } else if care.staging || rows.mode.keeps_last() {
             write::through_staging(connection, rows, &mut fates).await?;
         } else {

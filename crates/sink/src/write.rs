@@ -31,15 +31,17 @@ fn key_names(table: &Table) -> impl Iterator<Item = &String> {
     table.key.iter().map(|at| &table.columns[*at])
 }
 
-/// Creates the staging table of a table, for this session. It has the columns that the sink
-/// writes and their types, but no constraint: those are the target's to check.
+/// Makes the staging table of a table, for this session. It has the columns that the sink writes
+/// and their types, but no constraint: those are the target's to check. One of before goes: it has
+/// the types of its time, and a column that was widened since would still refuse rows.
 ///
 /// # Errors
 /// A [`Fault`].
 pub async fn create_staging(connection: &mut PgConnection, table: &Table) -> Result<(), Fault> {
     let statement = format!(
-        "CREATE TEMPORARY TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS AS
-         SELECT {}, 0::integer AS {ORDINAL} FROM {} WITH NO DATA",
+        "DROP TABLE IF EXISTS pg_temp.{0};
+         CREATE TEMPORARY TABLE {0} ON COMMIT DELETE ROWS AS
+         SELECT {1}, 0::integer AS {ORDINAL} FROM {2} WITH NO DATA",
         staging(table),
         list(table.columns.iter(), ""),
         quoted(&table.name),
@@ -116,7 +118,8 @@ fn chosen(rows: &TableRows) -> Vec<usize> {
 }
 
 /// Stores what can be stored of a table's rows and makes dead letters of the rest: halves are
-/// tried under savepoints until each culprit stands alone.
+/// tried under savepoints until each culprit stands alone. With `orphans`, rows without their parent
+/// row are culprits too.
 ///
 /// # Errors
 /// A [`Fault`] that is about no row.
@@ -124,6 +127,7 @@ pub async fn isolating(
     connection: &mut PgConnection,
     rows: &TableRows,
     fates: &mut [Fate],
+    orphans: bool,
 ) -> Result<(), Fault> {
     let mut groups = vec![chosen(rows)];
     while let Some(group) = groups.pop() {
@@ -136,6 +140,7 @@ pub async fn isolating(
             }
             // In this path a unique violation is of another index than the key's: poison too.
             Err(f) if matches!(f.action, Action::PoisonRow | Action::RedoThroughStaging) => f,
+            Err(f) if orphans && f.action == Action::AwaitParent => f,
             Err(fault) => return Err(fault),
         };
         connection

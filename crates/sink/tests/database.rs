@@ -6,7 +6,6 @@
 mod support;
 
 use caudal_core::headers;
-use caudal_sink::fault::Action;
 use caudal_sink::store::Trouble;
 use support::{Scratch, Sink, at, gold, header, record, transaction, valid, valids};
 
@@ -185,7 +184,7 @@ fn a_deferred_constraint_is_no_surprise_at_commit() {
     unknown.account_id = "nobody".into();
     let mut records = valids(0, 0..5);
     records.push(valid(5, &unknown));
-    let stored = sink.store(&records).unwrap();
+    let stored = sink.store_at_last(&records);
     assert_eq!((stored.rows["transactions"], stored.dead["constraint"]), (5, 1));
 }
 
@@ -309,52 +308,6 @@ fn a_dead_letter_that_is_there_already_halts() {
     db.run("DELETE FROM sink_offsets");
     sink.claim("transacciones_dlq", 0);
     assert!(matches!(sink.store(&[letter]), Err(Trouble::Halt(_))));
-}
-
-#[test]
-fn what_passes_is_retried_and_what_does_not_stops() {
-    let Some(mut db) = Scratch::create() else { return };
-    let mut sink = db.writer().claiming(&[VALIDAS]);
-    let code = |trouble: Result<_, Trouble>| match trouble {
-        Err(Trouble::Retry(fault)) => (Action::RetryBatch, fault.sqlstate),
-        Err(Trouble::Stop(fault)) => (Action::Stop, fault.sqlstate),
-        other => panic!("{other:?}"),
-    };
-    let retry = |code: &str| (Action::RetryBatch, Some(code.to_owned()));
-    let stop = |code: &str| (Action::Stop, Some(code.to_owned()));
-    // 57P01, or the end of the connection: then nobody says a code.
-    db.run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE application_name = 'caudal-sink' AND datname = current_database()",
-    );
-    let (action, sqlstate) = code(sink.store(&valids(0, 0..3)));
-    assert_eq!(action, Action::RetryBatch);
-    assert!(matches!(sqlstate.as_deref(), None | Some("57P01")), "{sqlstate:?}");
-    sink.store(&valids(0, 0..3)).unwrap();
-
-    db.run(
-        "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() ||
-        ' SET default_transaction_read_only = on'; END $$",
-    );
-    sink.database = caudal_sink::store::Database::new(&db.url).unwrap();
-    assert_eq!(code(sink.store(&valids(3, 3..5))), retry("25006"));
-    db.run(
-        "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() ||
-        ' RESET default_transaction_read_only'; END $$",
-    );
-    sink.store(&valids(3, 3..5)).unwrap();
-
-    db.run("ALTER TABLE transactions RENAME COLUMN country TO land");
-    assert_eq!(code(sink.store(&valids(5, 5..6))), stop("42703"));
-    db.run("ALTER TABLE transactions RENAME COLUMN land TO country");
-    db.run("ALTER TABLE transactions ALTER COLUMN source_seq TYPE integer");
-    assert_eq!(code(sink.store(&valids(5, 5..6))), stop("22P03"));
-    db.run("ALTER TABLE transactions ALTER COLUMN source_seq TYPE bigint");
-    db.run("ALTER TABLE transactions RENAME TO elsewhere");
-    assert_eq!(code(sink.store(&valids(5, 5..6))), stop("42P01"));
-    db.run("ALTER TABLE elsewhere RENAME TO transactions");
-    sink.store(&valids(5, 5..6)).unwrap();
-    assert_eq!((db.count("transactions"), db.count("dead_letters")), (6, 0));
 }
 
 #[test]

@@ -105,6 +105,30 @@ fn an_old_value_does_not_replace_a_later_one() {
     assert_eq!(db.text("SELECT row(rows, dead) FROM sink_offsets"), "(3,0)");
 }
 
+/// Its row is not written, but what it says is in the table's history: as money of a row.
+#[test]
+fn a_superseded_letter_takes_its_money_along() {
+    let Some(mut db) = Scratch::create() else { return };
+    db.run("ALTER TABLE transactions ADD CONSTRAINT small CHECK (amount < 5)");
+    let mut sink = db.writer();
+    let file = caudal_sink::config::SHIPPED.replacen("\"insert\"", "\"upsert\"", 1);
+    sink.config = caudal_sink::config::Config::parse(&file, "sink.toml").unwrap();
+    let mut sink = sink.claiming(&[VALIDAS]);
+    sink.store(&[valid(0, &transaction("a", 1000)), valid(1, &transaction("b", 200))]).unwrap();
+    sink.store(&[valid(2, &transaction("a", 300))]).unwrap();
+    assert_eq!(
+        db.text(LEDGER),
+        r#"(2,0,0,1,0,"{""dead"": {""EUR"": ""10.00""}, ""rows"": {""EUR"": ""5.00""}}")"#
+    );
+    let known = Known { positions: [(at(VALIDAS, 0), 3)].into(), superseded: [0].into() };
+    assert_eq!(again(&db, &sink, &known).1.unwrap(), [Fate::Row]);
+    assert_eq!(
+        db.text(LEDGER),
+        r#"(3,0,0,0,0,"{""dead"": {""EUR"": ""0.00""}, ""rows"": {""EUR"": ""15.00""}}")"#
+    );
+    assert_eq!(db.text("SELECT row(count(*), sum(amount)) FROM transactions"), "(2,5.00)");
+}
+
 #[test]
 fn a_tombstone_that_was_refused_takes_its_row_back() {
     let Some(mut db) = Scratch::create() else { return };
@@ -115,7 +139,7 @@ fn a_tombstone_that_was_refused_takes_its_row_back() {
              REFERENCES ventas_gold (merchant_id, currency, window_start));
          INSERT INTO bills SELECT merchant_id, currency, window_start FROM ventas_gold",
     );
-    sink.store(&[no_gold(1, "a")]).unwrap();
+    sink.store_at_last(&[no_gold(1, "a")]);
     assert_eq!(db.text("SELECT row(rows, dead, deleted) FROM sink_offsets"), "(1,1,0)");
     db.run("DELETE FROM bills");
     assert_eq!(again(&db, &sink, &Known::default()).1.unwrap(), [Fate::Gone]);

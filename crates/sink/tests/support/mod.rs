@@ -1,5 +1,8 @@
 //! A database of its own for each test, and records as the processor writes them.
 
+pub mod midst;
+pub mod proxy;
+
 use caudal_core::avro::{self, Writer};
 use caudal_core::decode::Record;
 use caudal_core::headers;
@@ -11,8 +14,9 @@ use caudal_kafka::TopicPartition;
 use caudal_query::plan::Plan;
 use caudal_sink::batch::Batch;
 use caudal_sink::config::Config;
+use caudal_sink::fault::Fault;
 use caudal_sink::postgres::Position;
-use caudal_sink::store::{Database, Stored, Trouble};
+use caudal_sink::store::{Database, PARENT_TRIES, Stored, Trouble};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Executor as _};
 use std::collections::BTreeMap;
@@ -34,6 +38,11 @@ pub struct Scratch {
 impl Scratch {
     /// `None`, and a line that says so, when there is no server to test on.
     pub fn create() -> Option<Scratch> {
+        Scratch::create_as("")
+    }
+
+    /// With further words for CREATE DATABASE.
+    pub fn create_as(words: &str) -> Option<Scratch> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let Ok(server) = std::env::var("CAUDAL_TEST_DATABASE_URL") else {
             println!("skipped: no test database");
@@ -44,7 +53,7 @@ impl Scratch {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut scratch = Scratch { url: server.clone(), server, name, runtime, connection: None };
         scratch.reconnect(&scratch.server.clone());
-        scratch.run(&format!("CREATE DATABASE {}", scratch.name.clone()));
+        scratch.run(&format!("CREATE DATABASE {} {words}", scratch.name));
         let (before, query) = scratch.server.split_once('?').unwrap_or((&scratch.server, ""));
         let base = before.rsplit_once('/').unwrap().0;
         scratch.url = format!("{base}/{}?{query}", scratch.name);
@@ -114,9 +123,12 @@ impl Sink {
 
     /// Claims a partition that begins at 0.
     pub fn claim(&mut self, topic: &str, partition: i32) {
-        let at = (Arc::from(topic), partition);
-        let position = self.database.claim(&at, Some(0)).unwrap().unwrap();
-        self.owned.insert(at, position);
+        let position = self.try_claim(topic, partition).unwrap();
+        self.owned.insert(at(topic, partition), position);
+    }
+
+    pub fn try_claim(&mut self, topic: &str, partition: i32) -> Result<Position, Fault> {
+        Ok(self.database.claim(&at(topic, partition), Some(0))?.unwrap())
     }
 
     pub fn claiming(mut self, topics: &[&str]) -> Sink {
@@ -135,6 +147,17 @@ impl Sink {
             self.owned.insert(at.clone(), position.clone());
         }
         Ok(stored)
+    }
+
+    /// Stores as the loop does, without its pauses: again for as long as it is told to.
+    pub fn store_at_last(&mut self, records: &[(TopicPartition, Record)]) -> Stored {
+        for _ in 0..=PARENT_TRIES {
+            match self.store(records) {
+                Err(Trouble::Retry(fault)) => println!("again: {fault}"),
+                outcome => return outcome.unwrap(),
+            }
+        }
+        panic!("the batch is tried again for ever");
     }
 }
 
@@ -209,6 +232,22 @@ pub fn gold(offset: i64, merchant: &str, sales: i64) -> (TopicPartition, Record)
     let schema = RowSchema::parse(&shipped.ventas_gold.json).unwrap();
     let value = schema.encode(shipped.ventas_gold.id, &row);
     (at("ventas_gold", 0), record(offset, Some(&value)))
+}
+
+/// A row of `fraud_alerts` with that many attempts.
+pub fn alert(offset: i64, account: &str, attempts: i64) -> (TopicPartition, Record) {
+    let shipped = Schemas::shipped();
+    let row = [
+        Value::Text(account.into()),
+        Value::Text("EUR".into()),
+        Value::Timestamp(0),
+        Value::Timestamp(60_000_000),
+        Value::Long(attempts),
+        Value::Decimal(1_000_000_000),
+    ];
+    let schema = RowSchema::parse(&shipped.alertas_fraude.json).unwrap();
+    let value = schema.encode(shipped.alertas_fraude.id, &row);
+    (at("alertas_fraude", 0), record(offset, Some(&value)))
 }
 
 /// The tombstone of a row that [`gold`] gave.
