@@ -10,7 +10,7 @@ trap stack_down EXIT
 target/release/caudal stack up
 eval "$(target/release/caudal stack env)"
 for round in $(seq 1 "${ROUNDS:-3}"); do
-  for test in kills second_instances brokers http_faults; do
+  for test in kills second_instances zombie_sink brokers http_faults; do
     echo "== round $round: $test"
     CAUDAL_SEED=${SEED:-$RANDOM} CAUDAL_FAULTS=${FAULTS:-4} cargo test --release --locked --workspace --quiet --test "$test" -- --nocapture
   done
