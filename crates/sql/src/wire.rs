@@ -41,7 +41,7 @@ pub fn key(source: &Source, bytes: Option<&[u8]>) -> Result<Json, WireError> {
 pub fn value(source: &Source, bytes: Option<&[u8]>, schemas: &Schemas) -> Result<Json, WireError> {
     match (bytes, source.value_format) {
         (None, _) => Ok(Json::Null),
-        (Some(bytes), Format::Avro) => schemas.read(bytes).map_err(error),
+        (Some(bytes), Format::Avro) => schemas.read(bytes, source).map_err(error),
         (Some(bytes), Format::Kafka) => match source.value_columns().first() {
             Some(column) => kafka(&column.kind, bytes),
             None => Ok(Json::Object(Vec::new())),
