@@ -11,7 +11,7 @@ use crate::partials::{Source, Telling};
 use crate::plans::Plans;
 use crate::shared::{Shared, Stage, TaskError, TaskId};
 use crate::sweep::{Haste, Sweep};
-use crate::tables::Tables;
+use crate::tables::{ReadTo, Tables};
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::decode::{Record, decode};
 use caudal_core::dedup::{self, Dedup, Outcome, Seen};
@@ -51,6 +51,8 @@ struct Progress {
     told: Vec<i64>,
     /// The idle time-out that was last declared, in microseconds; 0 since a record came.
     idle: i64,
+    /// How far the reference tables had been read when the last batch was joined with them.
+    read_to: ReadTo,
     sweep: Sweep<Cursor>,
 }
 
@@ -89,6 +91,7 @@ impl AccountTask {
             stream_time: i64::MIN,
             told: vec![i64::MIN; usize::try_from(shared.partitions).unwrap_or(0)],
             idle: 0,
+            read_to: ReadTo::default(),
             sweep: Sweep::default(),
         };
         AccountTask {
@@ -251,12 +254,13 @@ impl AccountTask {
     /// [`TaskError::Overflow`].
     pub fn finish(
         &mut self,
-        table_offset: i64,
+        read_to: ReadTo,
         haste: Option<Haste>,
         outbox: &mut Outbox,
     ) -> Result<(), TaskError> {
         // A task that is only to sweep has had no record: what it writes must be undoable too.
         self.begin();
+        self.at.read_to = read_to;
         let shared = Arc::clone(&self.shared);
         let last_offset = self.at.next_offset - 1;
         for (place, query) in shared.local.iter().enumerate() {
@@ -283,11 +287,11 @@ impl AccountTask {
             tell_all: std::mem::take(&mut self.tell_all),
         };
         telling.send(&mut self.partials, &mut self.at.told, &mut self.at.outputs, outbox);
-        self.write_block(table_offset, haste, outbox);
+        self.write_block(haste, outbox);
         Ok(())
     }
 
-    fn write_block(&mut self, table_offset: i64, haste: Option<Haste>, outbox: &mut Outbox) {
+    fn write_block(&mut self, haste: Option<Haste>, outbox: &mut Outbox) {
         let shared = Arc::clone(&self.shared);
         let mut entries = Entries::new(shared.sizes.block_part);
         self.dedup.changed().for_each(|seen| entries.seen(&seen));
@@ -300,17 +304,11 @@ impl AccountTask {
         self.at.sweep.go_on(sequence, body.len(), haste, &mut entries, |cursor, entries| {
             next_entry(dedup, panes, cursor, entries)
         });
-        self.close_block(entries, body, table_offset, outbox);
+        self.close_block(entries, body, outbox);
     }
 
     /// Puts the parts of the next block into the outbox.
-    fn close_block(
-        &mut self,
-        entries: Entries,
-        body: Vec<u8>,
-        table_offset: i64,
-        outbox: &mut Outbox,
-    ) {
+    fn close_block(&mut self, entries: Entries, body: Vec<u8>, outbox: &mut Outbox) {
         let shared = Arc::clone(&self.shared);
         let head = Head {
             task: self.id,
@@ -320,7 +318,7 @@ impl AccountTask {
             partitions: shared.partitions,
             plans: self.plans.states().to_vec(),
             next_offset: self.at.next_offset,
-            table_offset,
+            table_offset: self.at.read_to.offset,
             body,
             growths: self.growths.clone(),
         };
@@ -345,6 +343,7 @@ impl AccountTask {
         self.at.told.iter().for_each(|granule| out.long(*granule));
         self.at.ledger.write(&mut out);
         self.at.outputs.write(&mut out);
+        out.long(self.at.read_to.tables.into());
         out.into_bytes()
     }
 
@@ -394,6 +393,10 @@ impl AccountTask {
         self.at.told = told?;
         self.at.ledger = AccountLedger::read(&mut input)?;
         self.at.outputs.read(&mut input)?;
+        // An older block does not say of which tables the offset is.
+        let tables = if input.is_at_end() { 0 } else { input.long()? };
+        let tables = u32::try_from(tables).map_err(|_| input.error("hash of tables"))?;
+        self.at.read_to = ReadTo { offset: block.head.table_offset, tables };
         input.end()?;
         let shared = Arc::clone(&self.shared);
         let (dedup, panes) = (&mut self.dedup, &mut self.panes);
@@ -417,6 +420,12 @@ impl AccountTask {
         self.at.sweep = Sweep::resumed(block.head.complete_from);
         self.commit();
         Ok(())
+    }
+
+    /// How far the reference tables had been read when its last batch was joined with them.
+    #[must_use]
+    pub fn read_to(&self) -> ReadTo {
+        self.at.read_to
     }
 
     /// Compares the queries with those of the last block.

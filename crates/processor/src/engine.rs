@@ -292,14 +292,13 @@ impl<B: Broker> Engine<B> {
                 self.without_table.push(restored);
                 continue;
             }
-            if self.tables.offset() < restored.table_offset {
+            let now = self.tables.read_to();
+            if now.is_older_than(restored.read_to) {
                 let what = format!(
                     "task {}: its last batch was joined with the reference tables at offset {} (the \
                      sum of their partitions'), they now end at {}: a topic was cut or made anew. \
                      Restore it, or start over",
-                    restored.id,
-                    restored.table_offset,
-                    self.tables.offset()
+                    restored.id, restored.read_to.offset, now.offset
                 );
                 return Err(Halt(what).into());
             }
@@ -351,6 +350,7 @@ impl<B: Broker> Engine<B> {
                         query = held.query.plan.name,
                         task = %id,
                         window = held.window,
+                        topic = held.topic,
                         source_partition = held.partition,
                         stream_time = held.stream_time,
                         "EMIT FINAL waits for a source partition; give the query an idle time-out \

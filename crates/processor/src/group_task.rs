@@ -12,6 +12,7 @@ use crate::shared::{Shared, Stage, TaskError, TaskId};
 use crate::sweep::{Haste, Sweep};
 use caudal_core::avro::{AvroError, Reader, Writer};
 use caudal_core::decode::Record;
+use caudal_core::headers;
 use caudal_core::ledger::{GroupLedger, QueryLedger, read_count, write_count};
 use caudal_core::money::SumOverflow;
 use caudal_core::outbox::{OutRecord, Outbox};
@@ -174,13 +175,27 @@ impl GroupTask {
     fn check_sequence(&mut self, record: &Record) -> Result<(), TaskError> {
         match self.at.sequences.observe(record) {
             Sequence::Next => Ok(()),
-            Sequence::Repeat => Err(self.broken(record, "a record of partials came twice".into())),
+            Sequence::Repeat => Err(self.broken(record, self.repeated(record))),
             Sequence::Gap { expected, found } => {
                 let what =
                     format!("records of partials are missing: expected {expected}, found {found}");
                 Err(self.broken(record, what))
             }
         }
+    }
+
+    /// A task's numbers never go back, unless what it remembered of them was taken from it.
+    fn repeated(&self, record: &Record) -> String {
+        let task = record.header(headers::TASK).unwrap_or_default();
+        let number = record.header(headers::SEQUENCE).unwrap_or_default();
+        let last = self.at.sequences.last.get(task).copied().unwrap_or_default();
+        format!(
+            "a record of partials came twice: it is number {number} of task {task}, whose number \
+             {last} is merged already. The task has begun anew: its committed position in group \
+             caudal-processor was deleted or set from outside, or the state of one stage was. \
+             Nothing was added up twice; start over (`caudal reset --yes`), then send the sources \
+             again"
+        )
     }
 
     fn at_offset(&self, offset: i64) -> String {

@@ -27,6 +27,7 @@ use crate::account_task::AccountTask;
 use crate::cut::Cuts;
 use crate::group_task::GroupTask;
 use crate::shared::{Shared, Stage, TaskError, TaskId};
+use crate::tables::ReadTo;
 use caudal_core::outbox::{Outbox, Position};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,8 +101,8 @@ pub struct Moved {
 pub struct Newcomer {
     /// First offset of its partition.
     pub next_offset: i64,
-    /// Next offset of the reference table that some old block was joined with.
-    pub table_offset: i64,
+    /// How far the reference tables had been read for some old block.
+    pub read_to: ReadTo,
 }
 
 /// All old tasks at rest: nothing is between the stages.
@@ -115,8 +116,8 @@ pub struct Old {
     pub metadata: BTreeMap<TaskId, String>,
     /// First offsets of new partitions.
     pub starts: BTreeMap<TaskId, i64>,
-    /// The highest next offset of the reference table among the last blocks.
-    pub table_offset: i64,
+    /// How far the reference tables had been read for the last block that was joined latest.
+    pub read_to: ReadTo,
 }
 
 impl Old {
@@ -141,7 +142,7 @@ pub fn grow(shared: &Arc<Shared>, old: &Old) -> Result<(Outbox, Moved), TaskErro
     };
     let newcomer = |stage, partition| Newcomer {
         next_offset: old.starts.get(&TaskId { stage, partition }).copied().unwrap_or(0),
-        table_offset: old.table_offset,
+        read_to: old.read_to,
     };
     let mut stream_times = Vec::new();
     for partition in 0..shared.partitions {

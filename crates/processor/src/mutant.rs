@@ -28,6 +28,10 @@ pub(crate) enum Mutant {
     QuietTaskHoldsTheCut,
     /// A task of another stream begins to number its outputs anew after a restart.
     SourceNumbersForgotten,
+    /// Records of another stream are never late.
+    OthersAreNeverLate,
+    /// Windows over another stream close by the stream time of `transacciones`.
+    OthersCloseByTheInput,
 }
 
 /// Is the engine broken in this way? Never outside tests.

@@ -19,6 +19,7 @@ use crate::block::{Assembler, Head, check_compatible, task_of};
 use crate::broker::Broker;
 use crate::shared::{Shared, TaskId};
 use crate::source_task::SourceTask;
+use crate::tables::ReadTo;
 use crate::tasks::Task;
 use anyhow::{Context as _, Result};
 use caudal_core::decode::Record;
@@ -52,8 +53,8 @@ pub struct Restored {
     pub since: Instant,
     /// What its predecessor said of the state log ([`crate::cut`]).
     pub metadata: String,
-    /// The reference table's offset that its last block was joined with.
-    pub table_offset: i64,
+    /// How far the reference tables had been read when its last block was joined with them.
+    pub read_to: ReadTo,
 }
 
 /// Restores tasks from the state log.
@@ -221,7 +222,8 @@ impl Restore {
             let Some(since) = self.waiting.remove(&id) else { continue };
             let committed = committed.remove(&partition).flatten();
             if let Task::Source(task) = Task::new(id, &self.shared) {
-                restored.push(resumed(id, *task, committed, (&partition, since), broker)?);
+                let begun = (&partition, since, self.adopt);
+                restored.push(resumed(id, *task, committed, begun, broker)?);
                 continue;
             }
             let restoring = Restoring {
@@ -250,7 +252,6 @@ impl Restore {
             check_compatible(last, &self.shared).map_err(|what| halt(id, &what))?;
             done.task.settle(last).map_err(|what| halt(id, &what))?;
         }
-        let table_offset = done.last.as_ref().map_or(0, |last| last.table_offset);
         let from_state = done.last.as_ref().map(|last| last.next_offset);
         let committed = done.committed.as_ref().map(|c| c.next_offset);
         let start = match (from_state, committed) {
@@ -263,12 +264,13 @@ impl Restore {
         };
         done.task.set_next_offset(start);
         tracing::info!(task = %id, blocks = done.blocks, start, "restored");
+        let read_to = done.task.read_to();
         Ok(Some(Restored {
             id,
             task: done.task,
             since: done.since,
             metadata: done.committed.map(|c| c.metadata).unwrap_or_default(),
-            table_offset,
+            read_to,
         }))
     }
 
@@ -315,14 +317,17 @@ fn resumed<B: Broker>(
     id: TaskId,
     mut task: SourceTask,
     committed: Option<Committed>,
-    (partition, since): (&TopicPartition, Instant),
+    (partition, since, adopt): (&TopicPartition, Instant, Option<Adopt>),
     broker: &mut B,
 ) -> Result<Restored> {
     let metadata = committed.as_ref().map(|c| c.metadata.clone()).unwrap_or_default();
-    task.resume(&metadata).map_err(|what| {
-        let (topic, number) = partition;
-        halt(id, &format!("{topic}-{number}: {what}"))
-    })?;
+    let is_new = committed.is_none() || metadata.is_empty() && adopt == Some(Adopt::Group);
+    if !is_new {
+        task.resume(&metadata).map_err(|what| {
+            let (topic, number) = partition;
+            halt(id, &format!("{topic}-{number}: {what}"))
+        })?;
+    }
     let start = match &committed {
         Some(committed) => committed.next_offset,
         None => broker.first_offset(partition)?,
@@ -330,8 +335,8 @@ fn resumed<B: Broker>(
     task.set_next_offset(start);
     let (topic, number) = partition;
     tracing::info!(%topic, partition = number, start, "restored");
-    let table_offset = task.table_offset();
-    Ok(Restored { id, task: Task::Source(Box::new(task)), since, metadata, table_offset })
+    let read_to = task.read_to();
+    Ok(Restored { id, task: Task::Source(Box::new(task)), since, metadata, read_to })
 }
 
 fn apply(

@@ -6,6 +6,7 @@ use caudal_core::schema::Schemas;
 use caudal_core::topics;
 use caudal_kafka::TopicPartition;
 use caudal_query::plan::{Plan, PlanFingerprint};
+use caudal_query::stream::Stream;
 use caudal_sql::catalog::Source;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -87,6 +88,8 @@ pub struct Reference {
 pub struct SourceTopic {
     /// Its name.
     pub topic: Arc<str>,
+    /// How its records are read: all queries over a topic read the same stream.
+    pub stream: Stream,
     /// Number of its partitions.
     pub partitions: i32,
 }
@@ -194,12 +197,13 @@ impl Shared {
         let mut sources: Vec<SourceTopic> = Vec::new();
         let mut tables: Vec<Reference> = Vec::new();
         let of = |plan: Plan| {
-            let topic = plan.stream.as_ref().map(|stream| stream.source.topic.as_str());
-            let source = topic.map(|topic| {
+            let source = plan.stream.as_ref().map(|stream| {
+                let topic = stream.source.topic.as_str();
                 let known = sources.iter().position(|source| *source.topic == *topic);
                 let place = known.unwrap_or(sources.len());
                 if known.is_none() {
-                    sources.push(SourceTopic { topic: topic.into(), partitions: 1 });
+                    let (topic, stream) = (topic.into(), stream.clone());
+                    sources.push(SourceTopic { topic, stream, partitions: 1 });
                 }
                 // There are at most 31 queries.
                 u8::try_from(place).unwrap_or(u8::MAX)
@@ -260,6 +264,12 @@ impl Shared {
             Stage::Group => &self.partials_topic,
             Stage::Source(place) => &self.sources[usize::from(place)].topic,
         }
+    }
+
+    /// The topic that a query reads.
+    #[must_use]
+    pub fn source_of(&self, query: &Query) -> &Arc<str> {
+        self.topic_of(query.source.map_or(Stage::Account, Stage::Source))
     }
 
     /// The partition that a task reads.

@@ -11,7 +11,7 @@ use crate::mutant::{self, Mutant};
 use crate::outputs::Outputs;
 use crate::partials::{Source, Telling};
 use crate::shared::{Query, Shared, Stage, TaskError, TaskId};
-use crate::tables::Tables;
+use crate::tables::{ReadTo, Tables};
 use caudal_core::decode::Record;
 use caudal_core::outbox::Outbox;
 use caudal_query::input::Input;
@@ -36,8 +36,8 @@ struct Progress {
     told: Vec<i64>,
     /// The idle time-out that was last declared, in microseconds; 0 since a record came.
     idle: i64,
-    /// Offset of the reference table that the last batch was joined with.
-    table_offset: i64,
+    /// How far the reference tables had been read when the last batch was joined with them.
+    read_to: ReadTo,
 }
 
 /// The task.
@@ -71,7 +71,7 @@ impl SourceTask {
             stream_time: i64::MIN,
             told: vec![i64::MIN; usize::try_from(shared.partitions).unwrap_or(0)],
             idle: 0,
-            table_offset: 0,
+            read_to: ReadTo::default(),
         };
         SourceTask {
             id,
@@ -103,10 +103,10 @@ impl SourceTask {
         self.at.sequence.saturating_sub(1)
     }
 
-    /// The reference table's offset that its last batch was joined with.
+    /// How far the reference tables had been read when its last batch was joined with them.
     #[must_use]
-    pub fn table_offset(&self) -> i64 {
-        self.at.table_offset
+    pub fn read_to(&self) -> ReadTo {
+        self.at.read_to
     }
 
     /// Makes the input record at `offset` one that cannot be computed when it is read again. False
@@ -168,10 +168,7 @@ impl SourceTask {
         if let Some(why) = self.unwritable.get(&record.offset) {
             return Err(why.clone());
         }
-        // All queries that read a topic read the same stream.
-        let reader = shared.all().find(|query| query.source == Some(self.place));
-        let stream = reader.and_then(|query| query.plan.stream.as_ref());
-        stream.map_or(Ok(None), |stream| stream.read(record, &tables.schemas))
+        shared.sources[usize::from(self.place)].stream.read(record, &tables.schemas)
     }
 
     fn evaluation<'a>(&'a mut self, record: &'a Record, outbox: &'a mut Outbox) -> Evaluation<'a> {
@@ -190,7 +187,10 @@ impl SourceTask {
     ) -> Result<(), TaskError> {
         let row = Input::of_row(row);
         self.at.stream_time = self.at.stream_time.max(row.event_time());
-        let stream_time = self.at.stream_time;
+        let stream_time = match mutant::is(Mutant::OthersAreNeverLate) {
+            true => row.event_time(),
+            false => self.at.stream_time,
+        };
         let mut evaluation = Evaluation {
             outputs: &mut self.at.outputs,
             counts: &mut self.counts,
@@ -233,7 +233,7 @@ impl SourceTask {
     ///
     /// # Errors
     /// [`TaskError::Broken`] when what it must remember is too long for a committed position.
-    pub fn finish(&mut self, table_offset: i64, outbox: &mut Outbox) -> Result<(), TaskError> {
+    pub fn finish(&mut self, read_to: ReadTo, outbox: &mut Outbox) -> Result<(), TaskError> {
         self.begin();
         let shared = Arc::clone(&self.shared);
         let topic = shared.topic_of(self.id.stage);
@@ -248,13 +248,14 @@ impl SourceTask {
             };
             telling.send(&mut self.partials, &mut self.at.told, &mut self.at.outputs, outbox);
         }
-        self.at.table_offset = table_offset;
+        self.at.read_to = read_to;
         self.at.sequence += 1;
         let length = self.metadata().len();
         if length > METADATA {
             let at = format!("{topic}-{}", self.id.partition);
             let what = format!(
-                "its position would carry {length} bytes, a broker takes {METADATA}: too many                  queries read this topic, or the topics have too many partitions"
+                "its position would carry {length} bytes, a broker takes {METADATA}: too many \
+                 queries read this topic, or the topics have too many partitions"
             );
             return Err(TaskError::Broken { at, what });
         }
@@ -265,8 +266,9 @@ impl SourceTask {
     /// ([`crate::cut`]), then what [`SourceTask::resume`] reads. A person can read it too.
     #[must_use]
     pub fn metadata(&self) -> String {
-        let Progress { table_offset, stream_time, idle, .. } = self.at;
-        let mut out = format!("- {} 0 {table_offset} {stream_time} {idle}", self.sequence());
+        let Progress { read_to: ReadTo { offset, tables }, stream_time, idle, .. } = self.at;
+        let tables = if tables == 0 { String::new() } else { format!("@{tables:x}") };
+        let mut out = format!("- {} 0 {offset}{tables} {stream_time} {idle}", self.sequence());
         let mut last = None;
         for (topic, partition, next) in self.at.outputs.numbers() {
             out.push_str(&match last == Some(topic) {
@@ -279,25 +281,37 @@ impl SourceTask {
     }
 
     /// Goes on after the commit that wrote this metadata. An empty one was committed by somebody
-    /// else, who only said where to read on.
+    /// else, who only said where to read on: if the task has run before, stage 2 would see the
+    /// numbers of then once more.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it, and what to do.
     pub fn resume(&mut self, metadata: &str) -> Result<(), String> {
-        if metadata.is_empty() {
-            return Ok(());
-        }
-        let misfit =
-            || format!("its committed position carries {metadata:?}, which is none of ours");
+        let misfit = || {
+            let carries = match metadata {
+                "" => "carries nothing".to_owned(),
+                other => format!("carries {other:?}, which is none of ours"),
+            };
+            format!(
+                "its committed position in group caudal-processor {carries}: somebody else has \
+                 set it (kafka-consumer-groups.sh --reset-offsets, say). If no query has ever run \
+                 over this partition, run once with --adopt group: it begins where the position \
+                 says. Otherwise the numbers of what it has written are lost: start over (`caudal \
+                 reset --yes`), then send the sources again"
+            )
+        };
         let mut words = metadata.split(' ');
-        let mut number = |skip: usize| words.nth(skip).and_then(|word| word.parse::<i64>().ok());
-        let (sequence, table, time, idle) = (number(1), number(1), number(0), number(0));
-        let (Some(sequence), Some(table), Some(time), Some(idle)) = (sequence, table, time, idle)
+        let number = |word: Option<&str>| word.and_then(|word| word.parse::<i64>().ok());
+        let sequence = number(words.nth(1));
+        let read_to = words.nth(1).and_then(read_to);
+        let (time, idle) = (number(words.next()), number(words.next()));
+        let (Some(sequence), Some(read_to), Some(time), Some(idle)) =
+            (sequence, read_to, time, idle)
         else {
             return Err(misfit());
         };
         self.at.sequence = u64::try_from(sequence + 1).map_err(|_| misfit())?;
-        (self.at.table_offset, self.at.stream_time, self.at.idle) = (table, time, idle);
+        (self.at.read_to, self.at.stream_time, self.at.idle) = (read_to, time, idle);
         for word in words {
             let (topic, numbers) = word.split_once(':').ok_or_else(misfit)?;
             for pair in numbers.split(',') {
@@ -329,6 +343,13 @@ impl SourceTask {
         self.partials.iter_mut().for_each(Partials::rollback);
         self.counts = Counts::default();
     }
+}
+
+/// An offset, and which tables it is of: `12@9a3c`. Without the latter it is from before that was
+/// written down.
+fn read_to(word: &str) -> Option<ReadTo> {
+    let (offset, tables) = word.split_once('@').unwrap_or((word, "0"));
+    Some(ReadTo { offset: offset.parse().ok()?, tables: u32::from_str_radix(tables, 16).ok()? })
 }
 
 #[cfg(test)]
@@ -363,7 +384,7 @@ mod tests {
         for record in records {
             task.process(record, &tables, &mut outbox).unwrap();
         }
-        task.finish(0, &mut outbox).unwrap();
+        task.finish(ReadTo { offset: 7, tables: 0x9a3c }, &mut outbox).unwrap();
         outbox
     }
 
@@ -382,10 +403,18 @@ mod tests {
         successor.resume(&task.metadata()).unwrap();
         successor.set_next_offset(task.next_offset());
         assert_eq!(successor.metadata(), task.metadata());
+        assert_eq!(successor.read_to(), ReadTo { offset: 7, tables: 0x9a3c });
+        let before = task.metadata().replace("@9a3c", "");
+        successor.resume(&before).unwrap();
+        assert_eq!(successor.read_to(), ReadTo { offset: 7, tables: 0 });
+        successor = self::task();
+        successor.resume(&task.metadata()).unwrap();
+        successor.set_next_offset(task.next_offset());
         task.tell_all = true;
         assert_eq!(batch(&mut successor, &next).records, batch(&mut task, &next).records);
         assert!(self::task().resume("x").unwrap_err().contains("none of ours"));
-        self::task().resume("").unwrap();
+        let error = self::task().resume("").unwrap_err();
+        assert!(error.contains("carries nothing") && error.contains("caudal reset"), "{error}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use caudal_kafka::TopicPartition;
 use caudal_kafka::log_reader::Event;
 use caudal_query::stream;
 use caudal_sql::avro::Schemas;
-use caudal_sql::catalog::{Format, Source};
+use caudal_sql::catalog::Source;
 use caudal_sql::row::GenericRow;
 use caudal_sql::value::to_text;
 use rustc_hash::FxHashMap;
@@ -23,10 +23,29 @@ use std::time::{Duration, Instant};
 
 /// How often a table is brought up to date.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long a schema that was not there is not looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How long a schema that was not there is not looked for again: a look reads a small topic whole.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long reading may hold up a batch.
 const SLICE: Duration = Duration::from_millis(20);
+
+/// How far the reference tables had been read when a batch was joined with them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadTo {
+    /// The sum of their partitions' next offsets. Each of them only grows, so that a lower sum of
+    /// the same tables is an older one.
+    pub offset: i64,
+    /// Which tables: a hash of their topics. 0: none, or it was not written down.
+    pub tables: u32,
+}
+
+impl ReadTo {
+    /// Whether these are the same tables, read less far. Others do not compare: a query that joined
+    /// was dropped, or begins.
+    #[must_use]
+    pub fn is_older_than(self, other: ReadTo) -> bool {
+        self.tables == other.tables && self.offset < other.offset
+    }
+}
 
 /// One table.
 #[derive(Debug)]
@@ -55,6 +74,8 @@ struct Reading {
 #[derive(Debug)]
 pub struct Tables {
     all: Vec<Table>,
+    /// [`ReadTo::tables`].
+    hash: u32,
     /// Writers' schemas of Avro values.
     pub schemas: Schemas,
     /// Ids that were not there when they were last looked for, and when that was.
@@ -73,7 +94,12 @@ impl Tables {
             as_of: None,
             reading: None,
         };
+        let mut topics: Vec<&str> =
+            shared.tables.iter().map(|table| table.source.topic.as_str()).collect();
+        // The order of the queries does not matter.
+        topics.sort_unstable();
         Tables {
+            hash: if topics.is_empty() { 0 } else { crc32fast::hash(topics.join(" ").as_bytes()) },
             all: shared.tables.iter().map(table).collect(),
             schemas: Schemas::default(),
             absent: BTreeSet::new(),
@@ -81,11 +107,11 @@ impl Tables {
         }
     }
 
-    /// How far the tables were read: the sum of their partitions' next offsets. Each of them only
-    /// grows, so that a lower sum is an older table.
+    /// How far the tables were read.
     #[must_use]
-    pub fn offset(&self) -> i64 {
-        self.all.iter().flat_map(|table| &table.offsets).sum()
+    pub fn read_to(&self) -> ReadTo {
+        let offset = self.all.iter().flat_map(|table| &table.offsets).sum();
+        ReadTo { offset, tables: self.hash }
     }
 
     /// A row of the table at that place.
@@ -111,13 +137,11 @@ impl Tables {
         records: &VecDeque<(TopicPartition, Record)>,
         broker: &mut B,
     ) -> Result<()> {
-        let mut streams = shared.all().filter_map(|query| query.plan.stream.as_ref());
-        if !streams.any(|stream| stream.source.value_format == Format::Avro) {
+        if shared.sources.iter().all(|source| !source.stream.has_foreign_schemas()) {
             return Ok(());
         }
         let id_of = |((topic, _), record): &(TopicPartition, Record)| {
-            let mut streams = shared.all().filter_map(|query| query.plan.stream.as_ref());
-            streams.find(|stream| *stream.source.topic == **topic)?.schema_id(record)
+            shared.sources.iter().find(|source| source.topic == *topic)?.stream.schema_id(record)
         };
         let ids: BTreeSet<u32> = records.iter().filter_map(id_of).collect();
         let now = broker.now();
@@ -232,4 +256,44 @@ fn row_of(source: &Source, record: &Record) -> Result<(Box<str>, Option<GenericR
     }
     let key = to_text(key, &column.kind).into();
     Ok((key, (!incoming.tombstone).then_some(incoming.row)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_query::plan::Plan;
+
+    fn read_to(joined: &[&str], offset: i64) -> ReadTo {
+        let mut file = String::new();
+        for (n, table) in joined.iter().enumerate() {
+            file += &format!(
+                "CREATE TABLE {table} (k STRING PRIMARY KEY, c STRING) \
+                 WITH (KAFKA_TOPIC='{table}', VALUE_FORMAT='JSON');
+                 CREATE TABLE q{n} AS SELECT c, COUNT(*) AS n FROM transacciones_validas t \
+                 JOIN {table} x ON t.merchant_id = x.k GROUP BY c;"
+            );
+        }
+        let plans = match joined {
+            [] => Vec::new(),
+            _ => Plan::compile_file("f", &file).unwrap_or_else(|faults| panic!("{faults}")),
+        };
+        let mut tables = Tables::new(&Shared::new(plans, 1, 0));
+        if let Some(table) = tables.all.first_mut() {
+            table.offsets[0] = offset;
+        }
+        tables.read_to()
+    }
+
+    #[test]
+    fn only_the_same_tables_can_be_older() {
+        let both = read_to(&["a", "b"], 9);
+        assert!(read_to(&["b", "a"], 8).is_older_than(both), "in whatever order");
+        assert!(!read_to(&["b", "a"], 9).is_older_than(both));
+        // A query that joined was dropped, or all of them.
+        assert!(!read_to(&["a"], 2).is_older_than(both));
+        assert!(!read_to(&[], 0).is_older_than(both));
+        assert_eq!(read_to(&[], 0), ReadTo::default());
+        // From before it was written down.
+        assert!(!both.is_older_than(ReadTo { offset: 12, tables: 0 }));
+    }
 }

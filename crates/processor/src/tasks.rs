@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::shared::{Shared, Stage, TaskError, TaskId};
 use crate::source_task::SourceTask;
 use crate::sweep::Haste;
-use crate::tables::Tables;
+use crate::tables::{ReadTo, Tables};
 use caudal_core::avro::AvroError;
 use caudal_core::decode::Record;
 use caudal_core::outbox::{Outbox, Position};
@@ -98,6 +98,16 @@ impl Task {
         }
     }
 
+    /// How far the reference tables had been read when its last batch was joined with them.
+    #[must_use]
+    pub fn read_to(&self) -> ReadTo {
+        match self {
+            Task::Account(task) => task.read_to(),
+            Task::Source(task) => task.read_to(),
+            Task::Group(_) => ReadTo::default(),
+        }
+    }
+
     fn process(
         &mut self,
         record: &Record,
@@ -118,8 +128,8 @@ impl Task {
         outbox: &mut Outbox,
     ) -> Result<(), TaskError> {
         match self {
-            Task::Account(task) => task.finish(tables.offset(), haste, outbox),
-            Task::Source(task) => task.finish(tables.offset(), outbox),
+            Task::Account(task) => task.finish(tables.read_to(), haste, outbox),
+            Task::Source(task) => task.finish(tables.read_to(), outbox),
             Task::Group(task) => task.finish(haste, outbox),
         }
     }

@@ -39,8 +39,11 @@ pub fn check_topics(kafka: &Kafka, shared: &mut Shared) -> Result<()> {
     }
 }
 
-/// The partition counts of the other streams and of tables, which may be any.
-fn take_partitions(found: &BTreeMap<String, admin::Topic>, shared: &mut Shared) -> Result<()> {
+/// Puts down the partition counts of the other streams and of tables, which may be any.
+///
+/// # Errors
+/// The topic that is missing.
+pub fn take_partitions(found: &BTreeMap<String, admin::Topic>, shared: &mut Shared) -> Result<()> {
     for source in &mut shared.sources {
         let Some(topic) = found.get(&*source.topic) else {
             let what = format!(

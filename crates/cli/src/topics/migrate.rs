@@ -24,7 +24,7 @@ use caudal_processor::kafka_broker::{GROUP, KafkaBroker, Manner};
 use caudal_processor::migrate::run::{Mover, NAME, heads};
 use caudal_processor::migrate::{Moved, Widening};
 use caudal_processor::shared::Shared;
-use caudal_processor::topics_check::partitioned;
+use caudal_processor::topics_check::{partitioned, take_partitions};
 use caudal_query::plan::Plan;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,9 +91,14 @@ struct Job<'k> {
 impl<'k> Job<'k> {
     /// Compares topics and state with what is wanted. `None`: it is so already.
     fn look(kafka: &'k Kafka, to: i32, horizon: i64, plans: &[Plan]) -> Result<Option<Job<'k>>> {
-        let shared = |partitions| Arc::new(Shared::new(plans.to_vec(), partitions, horizon));
-        let new = shared(to);
         let found = Admin::connect(kafka)?.topics()?;
+        let shared = |partitions| -> Result<Arc<Shared>> {
+            let mut shared = Shared::new(plans.to_vec(), partitions, horizon);
+            // What stage 2 knows of their times is moved by partition.
+            take_partitions(&found, &mut shared)?;
+            Ok(Arc::new(shared))
+        };
+        let new = shared(to)?;
         let count = |topic: &Arc<str>| {
             let count = found.get(&**topic).map(|found| found.partitions);
             let count = count.with_context(|| {
@@ -125,7 +130,7 @@ impl<'k> Job<'k> {
             return Ok(None);
         }
         check_counts(from, to, &topics)?;
-        Ok(Some(Job { kafka, widening: Widening { from, to }, topics, old: shared(from), new }))
+        Ok(Some(Job { kafka, widening: Widening { from, to }, topics, old: shared(from)?, new }))
     }
 
     /// Whether an earlier run has begun to grow the topics: producers may have sent by the new

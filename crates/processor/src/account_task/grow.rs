@@ -50,7 +50,8 @@ impl AccountTask {
             task.take_panes(task_before, outbox)?;
         }
         task.commit();
-        task.write_whole(newcomer.table_offset, outbox);
+        task.at.read_to = newcomer.read_to;
+        task.write_whole(outbox);
         moved.ids += task.dedup.len();
         moved.panes += task.panes.iter().map(PaneState::len).sum::<usize>();
         Ok(task)
@@ -110,14 +111,14 @@ impl AccountTask {
     }
 
     /// A block with the whole state.
-    fn write_whole(&mut self, table_offset: i64, outbox: &mut Outbox) {
+    fn write_whole(&mut self, outbox: &mut Outbox) {
         let mut entries = Entries::new(self.shared.sizes.block_part);
         let (dedup, panes) = (&self.dedup, &self.panes);
         self.at.sweep.all_at_once(self.at.sequence, &mut entries, |cursor, entries| {
             next_entry(dedup, panes, cursor, entries)
         });
         let body = self.body();
-        self.close_block(entries, body, table_offset, outbox);
+        self.close_block(entries, body, outbox);
     }
 
     /// Whose it is.

@@ -43,10 +43,11 @@ impl GroupTask {
         task.at.sources = stream_times.iter().map(source).collect();
         // All that other streams have told anybody: nothing of it is under way.
         for told in old.iter().map(|task| &task.at.others) {
-            let pairs = task.at.others.iter_mut().flatten().zip(told.iter().flatten());
-            pairs.for_each(|(known, told)| {
-                known.stream_time = known.stream_time.max(told.stream_time);
-            });
+            for (known, told) in task.at.others.iter_mut().zip(told) {
+                for (known, told) in known.iter_mut().zip(told) {
+                    known.stream_time = known.stream_time.max(told.stream_time);
+                }
+            }
         }
         for (place, watermark) in task.at.watermarks.iter_mut().enumerate() {
             let of_old = old.iter().filter_map(|task| task.at.watermarks.get(place));
@@ -144,6 +145,33 @@ mod tests {
 
     fn ventas_gold() -> Plan {
         shipped_one("ventas_gold")
+    }
+
+    #[test]
+    fn the_times_of_other_streams_stay_with_their_partitions() {
+        let file = "CREATE STREAM a (k STRING) WITH (KAFKA_TOPIC='a', VALUE_FORMAT='JSON');
+            CREATE STREAM b (k STRING) WITH (KAFKA_TOPIC='b', VALUE_FORMAT='JSON');
+            CREATE TABLE de_a AS SELECT k, COUNT(*) AS n FROM a GROUP BY k;
+            CREATE TABLE de_b AS SELECT k, COUNT(*) AS n FROM b GROUP BY k;";
+        let shared = |partitions: i32, of_a: i32| {
+            let plans = Plan::compile_file("f", file).unwrap_or_else(|faults| panic!("{faults}"));
+            let mut shared = Shared::new(plans, partitions, HOUR);
+            (shared.sources[0].partitions, shared.sources[1].partitions) = (of_a, 2);
+            Arc::new(shared)
+        };
+        let mut old = [GroupTask::new(shared(1, 1), 0)];
+        for (place, partition, time) in [(0, 0, 5), (1, 0, 7), (1, 1, 9)] {
+            old[0].at.others[place][partition].stream_time = time;
+        }
+        let (mut outbox, mut moved) = (Outbox::default(), Moved::default());
+        // The topic a grows with ours: its new partitions were never heard of.
+        let (new, widening) = (shared(3, 3), Widening { from: 1, to: 3 });
+        let known = (&Newcomer::default(), &[0, 0, 0][..]);
+        let task = GroupTask::grown(&new, (widening, 2), &old, known, &mut outbox, &mut moved);
+        let times = |of: &[Source]| of.iter().map(|s| s.stream_time).collect::<Vec<_>>();
+        let task = task.unwrap();
+        assert_eq!(times(&task.at.others[0]), [5, i64::MIN, i64::MIN]);
+        assert_eq!(times(&task.at.others[1]), [7, 9]);
     }
 
     #[test]

@@ -13,7 +13,9 @@ pub struct Held<'a> {
     pub query: &'a Query,
     /// Start of its oldest open window in microseconds; `i64::MIN` when no window has closed yet.
     pub window: i64,
-    /// The source partition that is waited for.
+    /// The topic that it reads.
+    pub topic: &'a str,
+    /// The partition of that topic that is waited for.
     pub partition: i32,
     /// That partition's stream time; `i64::MIN` when it was never heard of.
     pub stream_time: i64,
@@ -26,6 +28,7 @@ impl Progress {
     fn of(&self, query: &Query) -> &[Source] {
         match query.source {
             None => &self.sources,
+            Some(_) if mutant::is(Mutant::OthersCloseByTheInput) => &self.sources,
             Some(place) => &self.others[usize::from(place)],
         }
     }
@@ -67,6 +70,7 @@ impl GroupTask {
             is_held.then(|| Held {
                 query,
                 window: open,
+                topic: self.shared.source_of(query),
                 partition: i32::try_from(slowest.0).unwrap_or(-1),
                 stream_time: slowest.1.stream_time,
                 lag,
@@ -75,18 +79,32 @@ impl GroupTask {
     }
 
     /// A stream that no query reads any more may still have told us something; a partition that
-    /// `transacciones` does not have cannot.
+    /// its topic did not have when this process began cannot be passed over: windows would close
+    /// without waiting for it.
     pub(super) fn check_source(
         &self,
         record: &Record,
         message: &Message<'_>,
     ) -> Result<(), TaskError> {
-        let is_known = usize::try_from(message.partition).is_ok_and(|p| p < self.at.sources.len());
-        if message.topic.is_none() && !is_known {
-            let what = format!("from source partition {}", message.partition);
-            return Err(self.broken(record, what));
+        let sources = match message.topic {
+            None => Some(&self.at.sources),
+            Some(topic) => {
+                let place = self.shared.sources.iter().position(|source| *source.topic == *topic);
+                place.and_then(|place| self.at.others.get(place))
+            }
+        };
+        let Some(known) = sources.map(Vec::len) else { return Ok(()) };
+        if usize::try_from(message.partition).is_ok_and(|partition| partition < known) {
+            return Ok(());
         }
-        Ok(())
+        let topic = message.topic.unwrap_or(&self.shared.input_topic);
+        let what = format!(
+            "partials from {topic}-{}, but {topic} had {known} partitions when this process \
+             started: it has grown since. Start the processor again, every instance: it then \
+             counts with the new ones",
+            message.partition
+        );
+        Err(self.broken(record, what))
     }
 
     /// Windows close by the lowest stream time of all source partitions that count for the query.
@@ -113,4 +131,36 @@ impl GroupTask {
 /// Whether a source partition still counts for a query's watermark.
 fn counts(source: &Source, query: &Query) -> bool {
     query.plan.idle_timeout.is_none_or(|timeout| source.idle < timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::TaskError;
+    use caudal_query::plan::Plan;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_partition_that_came_after_the_start_ends_the_process() {
+        let file = "CREATE STREAM a (k STRING) WITH (KAFKA_TOPIC='a', VALUE_FORMAT='JSON');
+            CREATE TABLE de_a AS SELECT k, COUNT(*) AS n FROM a GROUP BY k;";
+        let plans = Plan::compile_file("f", file).unwrap_or_else(|faults| panic!("{faults}"));
+        let mut shared = Shared::new(plans, 2, 0);
+        shared.sources[0].partitions = 3;
+        let task = GroupTask::new(Arc::new(shared), 0);
+        let check = |topic, partition| {
+            let message = Message { topic, partition, source: None, partials: Vec::new() };
+            task.check_source(&Record::default(), &message).err().map(|error| match error {
+                TaskError::Broken { what, .. } => what,
+                other => panic!("{other}"),
+            })
+        };
+        assert_eq!((check(None, 1), check(Some("a"), 2)), (None, None));
+        // No query reads it any more.
+        assert_eq!(check(Some("b"), 7), None);
+        let error = check(Some("a"), 3).unwrap();
+        assert!(error.contains("a had 3 partitions") && error.contains("has grown"), "{error}");
+        assert!(check(None, 2).unwrap().contains("transacciones-2"));
+        assert!(check(None, -1).is_some());
+    }
 }

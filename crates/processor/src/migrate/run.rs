@@ -116,7 +116,9 @@ impl<B: Broker> Mover<B> {
             self.gather()?;
             for restored in restore.step(&mut self.broker, SLICE)? {
                 old.metadata.insert(restored.id, restored.metadata);
-                old.table_offset = old.table_offset.max(restored.table_offset);
+                if old.read_to.offset <= restored.read_to.offset {
+                    old.read_to = restored.read_to;
+                }
                 match restored.task {
                     Task::Account(task) => old.accounts.push(*task),
                     Task::Group(task) => old.groups.push(*task),

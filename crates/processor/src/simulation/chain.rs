@@ -1,5 +1,6 @@
 //! A stream that a query writes and another reads: every purchase is in it once, and what the second
-//! query adds up is what the purchases add up to.
+//! query adds up is what the purchases add up to that are on time by the order in which they lie in
+//! the stream.
 
 use super::cluster::Cluster;
 use super::input::{Fact, Input, Truth};
@@ -7,6 +8,7 @@ use super::oracle::{Verdict, position, same};
 use super::reference::{Expected, Row, row_of};
 use caudal_core::headers;
 use caudal_core::row::Value;
+use caudal_core::time::{MINUTE, SECOND};
 use caudal_query::plan::Plan;
 use std::collections::BTreeMap;
 
@@ -17,7 +19,13 @@ const TABLE: &str = "por_comercio";
 const FILE: &str = "CREATE STREAM compras AS SELECT merchant_id, account_id, amount \
     FROM transacciones_validas WHERE kind = 'PURCHASE' PARTITION BY merchant_id;
     CREATE TABLE por_comercio AS SELECT merchant_id, COUNT(*) AS ventas, SUM(amount) AS total, \
-    MIN(amount) AS minimo, MAX(amount) AS maximo FROM compras GROUP BY merchant_id;";
+    MIN(amount) AS minimo, MAX(amount) AS maximo FROM compras \
+    WINDOW TUMBLING (SIZE 60 SECONDS, GRACE PERIOD 20 SECONDS) GROUP BY merchant_id;";
+const SIZE: i64 = MINUTE;
+const GRACE: i64 = 20 * SECOND;
+
+/// A merchant, and the start of a window.
+type Key = (String, i64);
 
 /// Both queries.
 ///
@@ -57,7 +65,9 @@ pub fn check(
     let [stream, table] = &plans()[..] else { return Err("two queries".into()) };
     let purchases = purchases(expected, inputs, input_of);
     let mut found = BTreeMap::new();
+    let mut amounts: BTreeMap<Key, Vec<i128>> = BTreeMap::new();
     for (partition, log) in cluster.partitions(STREAM) {
+        let mut stream_time = i64::MIN;
         for record in log.ever_committed().map(|visible| visible.record) {
             let at = record.header(headers::SOURCE).and_then(position).expect("a source");
             let rowtime = record.header(headers::ROWTIME).and_then(|text| text.parse().ok());
@@ -65,6 +75,14 @@ pub fn check(
             let row = (row.expect("a row of the query"), rowtime);
             if found.insert(at, row).is_some() {
                 return Err(format!("{STREAM}-{partition}@{}: {at:?} twice", record.offset));
+            }
+            let Some(fact) = purchases.get(&at) else { continue };
+            // Queries over a stream see milliseconds.
+            let time = fact.event_time.div_euclid(1_000) * 1_000;
+            stream_time = stream_time.max(time);
+            let start = time.div_euclid(SIZE) * SIZE;
+            if start + SIZE + GRACE > stream_time {
+                amounts.entry((fact.merchant.clone(), start)).or_default().push(fact.nano);
             }
         }
     }
@@ -77,26 +95,29 @@ pub fn check(
     for at in wanted.keys().chain(found.keys()) {
         same(|| format!("{STREAM}: the row of {at:?}"), &wanted.get(at), &found.get(at))?;
     }
-    let mut amounts: BTreeMap<&str, Vec<i128>> = BTreeMap::new();
-    purchases.values().for_each(|f| amounts.entry(&f.merchant).or_default().push(f.nano));
-    let wanted: BTreeMap<String, Row> =
-        amounts.into_iter().map(|(m, all)| (m.to_owned(), row_of(all.iter().copied()))).collect();
+    let wanted: BTreeMap<Key, Row> =
+        amounts.into_iter().map(|(key, all)| (key, row_of(all.iter().copied()))).collect();
+    let late_topic = table.late_topic();
+    let late = cluster.partitions(&late_topic).map(|(_, log)| log.ever_committed().count());
+    same(|| format!("{TABLE}: partials that came too late"), &0, &late.sum::<usize>())?;
     same(|| format!("{TABLE}: its rows"), &wanted, &rows_of(cluster, table))
 }
 
-fn rows_of(cluster: &Cluster, table: &Plan) -> BTreeMap<String, Row> {
+fn rows_of(cluster: &Cluster, table: &Plan) -> BTreeMap<Key, Row> {
     let mut rows = BTreeMap::new();
     for (_, log) in cluster.partitions(TABLE) {
         for record in log.ever_committed().map(|visible| visible.record) {
             let value = record.value.as_deref().expect("a row");
             let row = table.row_schema().decode(&value[5..]).expect("a row of the query");
-            let [Value::Text(merchant), Value::Long(count), rest @ ..] = &row[..] else {
+            let [Value::Text(merchant), Value::Timestamp(start), _, Value::Long(count), rest @ ..] =
+                &row[..]
+            else {
                 panic!("{row:?}")
             };
             let [Value::Decimal(sum), Value::Decimal(min), Value::Decimal(max)] = rest else {
                 panic!("{row:?}")
             };
-            rows.insert(merchant.clone(), (*count, *sum, *min, *max));
+            rows.insert((merchant.clone(), *start), (*count, *sum, *min, *max));
         }
     }
     rows

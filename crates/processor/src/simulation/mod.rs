@@ -141,6 +141,8 @@ fn every_mutant_is_caught() {
         Mutant::IdleByClock,
         Mutant::SweepOneBlockShort,
         Mutant::SourceNumbersForgotten,
+        Mutant::OthersAreNeverLate,
+        Mutant::OthersCloseByTheInput,
     ];
     let mut survivors = Vec::new();
     for mutant in mutants {
