@@ -347,20 +347,26 @@ impl GroupConsumer {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&partition.0, partition.1, Offset::Offset(offset))
             .map_err(|e| Error::new(what(), &e))?;
-        let sought = self
-            .consumer
-            .seek_partitions(list, Duration::from_secs(10))
-            .map_err(|e| Error::new(what(), &e))
-            .and_then(|list| {
-                list.elements()
-                    .iter()
-                    .try_for_each(|element| element.error().map_err(|e| Error::new(what(), &e)))
-            });
+        let mut sought = self.seek(&list);
+        if matches!(&sought, Err(e) if e.rdkafka_error_code() == Some(Code::State)) {
+            // After an offset out of range the client has given the partition up, and seeks it no
+            // more: it is taken anew, from that offset.
+            sought = self
+                .consumer
+                .incremental_unassign(&list)
+                .and_then(|()| self.consumer.incremental_assign(&list));
+        }
+        let sought = sought.map_err(|e| Error::new(what(), &e));
         if sought.is_err() {
             // Not at its offset: it must not deliver anything.
             self.pause(std::slice::from_ref(partition))?;
         }
         sought
+    }
+
+    fn seek(&self, list: &TopicPartitionList) -> std::result::Result<(), KafkaError> {
+        let sought = self.consumer.seek_partitions(list.clone(), Duration::from_secs(10))?;
+        sought.elements().iter().try_for_each(|element| element.error())
     }
 
     /// Stops delivery of these partitions; polling keeps the membership alive.
