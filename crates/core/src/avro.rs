@@ -95,6 +95,11 @@ impl Writer {
         self.bytes(&all[redundant..]);
     }
 
+    /// Bytes as they are (fixed).
+    pub fn fixed(&mut self, value: &[u8]) {
+        self.0.extend_from_slice(value);
+    }
+
     /// Sixteen bytes as they are (fixed).
     pub fn fixed16(&mut self, value: &[u8; 16]) {
         self.0.extend_from_slice(value);
@@ -252,6 +257,14 @@ impl<'a> Reader<'a> {
         let mut all = [if first & 0x80 == 0 { 0 } else { 0xff }; 16];
         all[16 - bytes.len()..].copy_from_slice(bytes);
         Ok(i128::from_be_bytes(all))
+    }
+
+    /// That many bytes as they are (fixed).
+    ///
+    /// # Errors
+    /// When the buffer ends.
+    pub fn fixed(&mut self, length: usize) -> Result<&'a [u8], AvroError> {
+        self.take(length)
     }
 
     /// Sixteen bytes as they are.

@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-type Fields<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+/// The fields of an object: names, and values as they stand in the text.
+pub type Fields<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
 /// Reads one JSON object. `source` and `source_seq` say where it arrived, for objects that name
 /// neither.
@@ -79,7 +80,11 @@ fn read_rest<'a>(
     parse().map_err(|rejection: Rejection| Rejection { money, ..rejection })
 }
 
-fn read_fields(text: &str) -> Result<Fields<'_>, serde_json::Error> {
+/// Reads one JSON object.
+///
+/// # Errors
+/// When the text is none, or a name appears twice.
+pub fn read_fields(text: &str) -> Result<Fields<'_>, serde_json::Error> {
     struct FieldsVisitor;
     impl<'de> Visitor<'de> for FieldsVisitor {
         type Value = Fields<'de>;
@@ -139,8 +144,9 @@ fn required_text<'a>(
         .ok_or_else(|| Rejection::new(Reason::MissingField, format!("field {name} is missing")))
 }
 
-/// A JSON string: borrowed when it has no escapes.
-fn read_string(text: &str) -> Option<Cow<'_, str>> {
+/// A JSON string: borrowed when it has no escapes. `None` of anything else.
+#[must_use]
+pub fn read_string(text: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str::<&str>(text)
         .map(Cow::Borrowed)
         .or_else(|_| serde_json::from_str::<String>(text).map(Cow::Owned))

@@ -7,6 +7,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder as _, Registry, TextEncoder};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -17,17 +18,27 @@ use tokio::sync::Semaphore;
 /// Most connections served at once; more wait.
 const CONNECTIONS: usize = 32;
 
-/// Whether the service could do its job now, and if not, why.
+/// Whether the service could do its job now, and if not, why. It is ready when all its parts are.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    obstacle: Arc<Mutex<Option<String>>>,
+    part: usize,
+    obstacles: Arc<Mutex<BTreeMap<usize, String>>>,
 }
 
 impl Readiness {
     /// Not ready yet.
     #[must_use]
     pub fn starting() -> Readiness {
-        Readiness { obstacle: Arc::new(Mutex::new(Some("starting".into()))) }
+        let obstacles = Arc::new(Mutex::new(BTreeMap::from([(0, "starting".into())])));
+        Readiness { part: 0, obstacles }
+    }
+
+    /// Of another part of the same service, which is not ready yet; number 0 is the first.
+    #[must_use]
+    pub fn part(&self, number: usize) -> Readiness {
+        let part = Readiness { part: number, obstacles: Arc::clone(&self.obstacles) };
+        part.not_ready("starting");
+        part
     }
 
     /// Ready from now on.
@@ -41,13 +52,17 @@ impl Readiness {
     }
 
     fn set(&self, obstacle: Option<String>) {
-        if let Ok(mut current) = self.obstacle.lock() {
-            *current = obstacle;
+        if let Ok(mut obstacles) = self.obstacles.lock() {
+            match obstacle {
+                Some(why) => obstacles.insert(self.part, why),
+                None => obstacles.remove(&self.part),
+            };
         }
     }
 
     fn obstacle(&self) -> Option<String> {
-        self.obstacle.lock().map_or(Some("internal error".into()), |o| o.clone())
+        let first = self.obstacles.lock().map(|o| o.values().next().cloned());
+        first.unwrap_or(Some("internal error".into()))
     }
 }
 

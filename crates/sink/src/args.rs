@@ -38,6 +38,11 @@ pub struct Args {
     #[arg(long, env = "CAUDAL_LINGER_MS", value_name = "MS",
           value_parser = clap::value_parser!(u64).range(0..=10_000))]
     pub linger_ms: Option<u64>,
+    /// Writers in this process, each with partitions and a database session of its own
+    /// [default: tasks.max of the file, or 1]
+    #[arg(long, env = "CAUDAL_TASKS_MAX", value_name = "WRITERS",
+          value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub tasks_max: Option<u8>,
     /// Name of this instance, unique in the group and the same after a restart
     /// [default: host and lowest free slot]
     #[arg(long, env = "CAUDAL_INSTANCE")]

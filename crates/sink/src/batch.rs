@@ -183,10 +183,10 @@ impl<'r> Encoder<'r> {
 
     /// The fate and the money of a record whose row is not written, because a later one stands.
     fn without_row(&self, record: &Record, money: &mut Option<(Currency, i128)>) -> Fate {
-        if record.value.is_none() && self.route.tombstones.is_some() {
+        if record.value.is_none() && self.route.deletes() {
             return Fate::Gone;
         }
-        let had = match self.route.shape.row(record) {
+        let had = match self.route.shape.row(record, &self.route.topic) {
             Ok(row) => row.money,
             Err(rejection) => rejection.money,
         };
@@ -205,7 +205,7 @@ impl<'r> Encoder<'r> {
         let tombstones = self.route.tombstones.as_ref().filter(|_| record.value.is_none());
         let read = match tombstones {
             Some(tombstones) => tombstones.row(record),
-            None => self.route.shape.row(record),
+            None => self.route.shape.row(record, &self.route.topic),
         };
         let row = read.and_then(|row| {
             row.encode(&mut self.rows.tuples)?;
@@ -219,6 +219,7 @@ impl<'r> Encoder<'r> {
             }
         };
         *money = row.money.map(|(currency, amount)| (currency, amount.nano()));
+        let is_gone = row.is_gone;
         let mut key = Tuples::default();
         for column in &self.route.table.key {
             // Cannot fail: the whole row was encoded above.
@@ -228,9 +229,12 @@ impl<'r> Encoder<'r> {
         }
         let index = self.rows.rows.len();
         let span = start..self.rows.tuples.len();
-        let is_gone = tombstones.is_some();
         let mut new = Row { record: at, is_gone, span, chosen: true, next_in_line: None };
         let mut fate = new.fate();
+        if self.route.table.key.is_empty() {
+            self.rows.rows.push(new);
+            return fate;
+        }
         let entry = self.of_key.entry(key.as_slice().to_vec()).or_insert((index, index));
         let (first, latest) = *entry;
         entry.1 = index;
@@ -255,7 +259,7 @@ impl<'r> Encoder<'r> {
 
     /// The fate of a row whose key an earlier record of the batch has.
     fn compare(&self, earlier: &Record, cells: &[crate::columns::Cell<'_>]) -> Fate {
-        let equal = self.route.shape.row(earlier).is_ok_and(|earlier| {
+        let equal = self.route.shape.row(earlier, &self.route.topic).is_ok_and(|earlier| {
             self.route.table.compared.iter().all(|at| earlier.cells[*at].same(&cells[*at]))
         });
         if equal { Fate::Duplicate } else { Fate::Conflict }

@@ -1,6 +1,7 @@
 //! From the value of a record to the columns of a row.
 
 use crate::copy::{FIRST_TIMESTAMP, Tuples};
+use crate::generic::Generic;
 use caudal_core::avro::{self, Reader};
 use caudal_core::decode::Record;
 use caudal_core::money::{Amount, Currency, trim_nano};
@@ -15,6 +16,10 @@ pub enum Cell<'a> {
     Null,
     /// text.
     Text(Cow<'a, str>),
+    /// bytea.
+    Bytes(Cow<'a, [u8]>),
+    /// smallint.
+    Small(i16),
     /// integer.
     Integer(i32),
     /// bigint.
@@ -26,12 +31,27 @@ pub enum Cell<'a> {
         /// Decimal places.
         scale: u8,
     },
+    /// numeric of more than 128 bits.
+    WideNumeric {
+        /// The integer units: two's complement, big-endian.
+        bytes: &'a [u8],
+        /// Decimal places.
+        scale: u8,
+    },
     /// timestamptz, microseconds since 1970.
     Timestamp(i64),
+    /// timestamp, microseconds since 1970.
+    LocalTimestamp(i64),
+    /// time, microseconds since midnight.
+    Time(i64),
     /// date, days since 1970.
     Date(i32),
+    /// real, its bits.
+    Real(u32),
     /// double precision, its bits.
     Double(u64),
+    /// uuid.
+    Uuid([u8; 16]),
     /// boolean.
     Boolean(bool),
     /// jsonb.
@@ -67,6 +87,11 @@ impl Cell<'_> {
                 out.float8(value);
                 Ok(())
             }
+            Cell::Real(bits) => {
+                let value = f32::from_bits(*bits);
+                out.float4(if value.is_nan() { f32::NAN } else { value + 0.0 });
+                Ok(())
+            }
             other => other.encode(out),
         }
     }
@@ -75,17 +100,23 @@ impl Cell<'_> {
         match self {
             Cell::Null => out.null(),
             Cell::Text(text) => out.text(without_nul(text)?),
+            Cell::Bytes(bytes) => out.bytes(bytes),
+            Cell::Small(value) => out.int2(*value),
             Cell::Integer(value) => out.int4(*value),
             Cell::Long(value) => out.int8(*value),
             Cell::Numeric { units, scale } => out.numeric(*units, *scale),
-            Cell::Timestamp(micros) if *micros < FIRST_TIMESTAMP => {
+            Cell::Timestamp(micros) | Cell::LocalTimestamp(micros) if *micros < FIRST_TIMESTAMP => {
                 return Err(Rejection::new(
                     Reason::Timestamp,
                     "before what a timestamptz can hold",
                 ));
             }
-            Cell::Timestamp(micros) => out.timestamptz(*micros),
+            Cell::WideNumeric { bytes, scale } => out.wide_numeric(bytes, *scale),
+            Cell::Timestamp(micros) | Cell::LocalTimestamp(micros) => out.timestamptz(*micros),
+            Cell::Time(micros) => out.int8(*micros),
             Cell::Date(days) => out.date(*days),
+            Cell::Real(bits) => out.float4(f32::from_bits(*bits)),
+            Cell::Uuid(bytes) => out.bytes(bytes),
             Cell::Double(bits) => out.float8(f64::from_bits(*bits)),
             Cell::Boolean(value) => out.boolean(*value),
             Cell::Json(json) => out.jsonb(json),
@@ -135,6 +166,8 @@ pub struct Row<'a> {
     pub cells: Vec<Cell<'a>>,
     /// What the row means to the ledger.
     pub money: Option<(Currency, Amount)>,
+    /// Whether the row of its key is to go: all that is known of it is the key.
+    pub is_gone: bool,
 }
 
 impl Row<'_> {
@@ -188,6 +221,8 @@ pub enum Shape {
     },
     /// A dead letter of the processor: any bytes, and headers that say why.
     DeadLetter,
+    /// A topic of somebody else's.
+    Generic(Box<Generic>),
 }
 
 /// Columns of `transactions`, in the order in which [`Shape::Transaction`] gives them. The first
@@ -215,7 +250,10 @@ impl Shape {
     ///
     /// # Errors
     /// A [`Rejection`]: the record becomes a dead letter of the sink.
-    pub fn row<'a>(&self, record: &'a Record) -> Result<Row<'a>, Rejection> {
+    pub fn row<'a>(&self, record: &'a Record, topic: &str) -> Result<Row<'a>, Rejection> {
+        if let Shape::Generic(generic) = self {
+            return generic.row(record, topic);
+        }
         let Some(value) = record.value.as_deref() else {
             let message = "a tombstone; deleting by key is not enabled for this table";
             return Err(Rejection::new(Reason::NullValue, message));
@@ -232,7 +270,9 @@ impl Shape {
                 };
                 query_row(schema, body(value, *schema_id)?, before)
             }
-            Shape::DeadLetter => Err(Rejection::new(Reason::Malformed, "a dead letter has no row")),
+            Shape::DeadLetter | Shape::Generic(_) => {
+                Err(Rejection::new(Reason::Malformed, "a dead letter has no row"))
+            }
         }
     }
 }
@@ -280,7 +320,7 @@ fn transaction(body: &[u8]) -> Result<Row<'_>, Rejection> {
         Cell::Long(t.source_seq),
         Cell::Texts(late_for),
     ];
-    Ok(Row { cells, money })
+    Ok(Row { cells, money, is_gone: false })
 }
 
 fn json_object(entries: &[(Cow<'_, str>, Cow<'_, str>)]) -> Result<String, Rejection> {
@@ -312,7 +352,7 @@ fn query_row<'a>(
     cells.reserve(values.len());
     let values = schema.columns.iter().zip(values);
     cells.extend(values.map(|(column, value)| cell_of(value, column.kind, exponent)));
-    Ok(Row { cells, money: None })
+    Ok(Row { cells, money: None, is_gone: false })
 }
 
 /// A value of a query's row; decimals keep at least `exponent` places.
@@ -384,7 +424,7 @@ mod tests {
                 schema_id: 7,
                 leading: Leading::Constant("r".into()),
             };
-            let cells = shape.row(&record).unwrap().cells;
+            let cells = shape.row(&record, "t").unwrap().cells;
             assert_eq!(cells[0], Cell::Text("r".into()));
             match cells[6] {
                 Cell::Numeric { units, scale } => (units, scale),
@@ -401,7 +441,7 @@ mod tests {
         let shape = Shape::Transaction { schema_id: 7 };
         let reason = |value: Option<&[u8]>| {
             let record = Record { value: value.map(Into::into), ..Record::default() };
-            shape.row(&record).map(|_| ()).unwrap_err().reason
+            shape.row(&record, "t").map(|_| ()).unwrap_err().reason
         };
         assert_eq!(reason(None), Reason::NullValue);
         assert_eq!(reason(Some(b"{}")), Reason::Malformed);

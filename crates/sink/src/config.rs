@@ -1,5 +1,8 @@
 //! `config/sink.toml`: which topic goes to which table.
 
+mod file;
+mod generic;
+
 use crate::columns::{Leading, PLACE_COLUMNS, SUPPLIED, Shape, TRANSACTION_COLUMNS, Table};
 use crate::dead_letter;
 use crate::tombstone::Tombstones;
@@ -7,6 +10,7 @@ use caudal_core::row::RowSchema;
 use caudal_core::schema::{Schemas, id_of, sorted_json};
 use caudal_query::plan::Plan;
 use caudal_service::exit::Usage;
+use file::{File, PkMode, StaticKeys, TopicKeys};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,6 +19,9 @@ use std::sync::Arc;
 
 /// The configuration that is built in.
 pub const SHIPPED: &str = include_str!("../../../config/sink.toml");
+
+/// Where the file does not say it: half.
+const DEAD_SHARE: f64 = 0.5;
 
 /// How rows enter a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -36,87 +43,6 @@ impl InsertMode {
     pub fn keeps_last(self) -> bool {
         matches!(self, InsertMode::Upsert | InsertMode::Update)
     }
-}
-
-/// Where the key of a row comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum PkMode {
-    RecordValue,
-    Kafka,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    batch: BatchKeys,
-    #[serde(default)]
-    linger: LingerKeys,
-    topics: BTreeMap<String, TopicKeys>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BatchKeys {
-    size: Option<usize>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LingerKeys {
-    ms: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TopicKeys {
-    table: TableKeys,
-    value: ValueKeys,
-    insert: InsertKeys,
-    pk: PkKeys,
-    #[serde(rename = "static")]
-    constant: Option<StaticKeys>,
-    #[serde(default)]
-    compacted: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TableKeys {
-    name: NameKeys,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NameKeys {
-    format: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ValueKeys {
-    schema: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct InsertKeys {
-    mode: InsertMode,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PkKeys {
-    mode: PkMode,
-    fields: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StaticKeys {
-    field: String,
-    value: String,
 }
 
 /// The way of one topic.
@@ -145,8 +71,26 @@ pub struct Config {
     pub of_queries: Vec<Arc<str>>,
     /// Most records a batch, where the file says it.
     pub batch_records: Option<usize>,
+    /// Most bytes of keys, values and headers in a batch, where the file says it.
+    pub batch_bytes: Option<usize>,
     /// Milliseconds to wait for a batch to fill, where the file says it.
     pub linger_ms: Option<u64>,
+    /// Writers in a process, each with partitions and a connection of its own.
+    pub writers: usize,
+    /// Of the records stored within a minute, the share that may be dead letters of the sink's own.
+    pub dead_share: f64,
+}
+
+impl Route {
+    /// Whether a record without a value takes the row of its key back.
+    #[must_use]
+    pub fn deletes(&self) -> bool {
+        let generic = match &self.shape {
+            Shape::Generic(generic) => generic.settings.deletes,
+            _ => false,
+        };
+        generic || self.tombstones.is_some()
+    }
 }
 
 impl Config {
@@ -159,6 +103,16 @@ impl Config {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("{name}: {e}")))?;
         Config::parse(&text, &name)
+    }
+
+    /// The topics that not every sink reads: another set of them is another member of the group.
+    #[must_use]
+    pub fn further_topics(&self) -> Vec<Arc<str>> {
+        let others = self.routes.values().filter(|r| matches!(r.shape, Shape::Generic(_)));
+        let mut all: Vec<_> = others.map(|route| Arc::clone(&route.topic)).collect();
+        all.extend(self.of_queries.iter().map(Arc::clone));
+        all.sort();
+        all
     }
 
     /// Adds a way for every query that the file does not name: its rows go to a table of its name,
@@ -190,17 +144,23 @@ impl Config {
         if parsed.topics.is_empty() {
             return Err(Usage(format!("{file}: topics: none; the sink would have nothing to do")));
         }
-        if parsed.batch.size == Some(0) {
-            return Err(Usage(format!("{file}: batch.size: must be at least 1")));
-        }
+        parsed.check().map_err(|(key, e)| Usage(format!("{file}: {key}: {e}")))?;
+        let folder = Path::new(file).parent().unwrap_or(Path::new(""));
         let mut routes = BTreeMap::new();
         for (topic, keys) in parsed.topics {
-            let route = route(&topic, keys)
+            let route = route(&topic, keys, folder)
                 .map_err(|(key, e)| Usage(format!("{file}: topics.{topic}.{key}: {e}")))?;
             routes.insert(Arc::clone(&route.topic), route);
         }
-        let (batch_records, linger_ms) = (parsed.batch.size, parsed.linger.ms);
-        Ok(Config { routes, of_queries: Vec::new(), batch_records, linger_ms })
+        Ok(Config {
+            routes,
+            of_queries: Vec::new(),
+            batch_records: parsed.batch.size,
+            batch_bytes: parsed.batch.bytes,
+            linger_ms: parsed.linger.ms,
+            writers: parsed.tasks.max.unwrap_or(1),
+            dead_share: parsed.errors.max.share.unwrap_or(DEAD_SHARE),
+        })
     }
 }
 
@@ -246,21 +206,36 @@ fn take_tombstones(route: &mut Route, plan: &Plan) -> Result<(), Usage> {
     Ok(())
 }
 
+/// A key of the file, and what is wrong with it.
 type KeyError = (&'static str, String);
 
-fn route(topic: &str, keys: TopicKeys) -> Result<Route, KeyError> {
-    let (shape, columns) = shape(&keys.value.schema, keys.constant)?;
+fn route(topic: &str, keys: TopicKeys, folder: &Path) -> Result<Route, KeyError> {
     let name = keys.table.name.format.replace("${topic}", topic);
     if name.is_empty() || name.len() > 63 || name.contains(['"', '\0']) {
         return Err(("table.name.format", format!("{name:?} is no table name of 1 to 63 bytes")));
     }
+    match keys.value.schema.as_deref().filter(|schema| !schema.ends_with(".avsc")) {
+        Some(own) => own_route(topic, name, own.to_owned(), keys),
+        None => generic::route(topic, name, keys, folder),
+    }
+}
+
+/// Of a topic of the pipeline's own.
+fn own_route(
+    topic: &str,
+    name: String,
+    schema: String,
+    keys: TopicKeys,
+) -> Result<Route, KeyError> {
+    generic::refuse_keys(&keys)?;
+    let (shape, columns) = shape(&schema, keys.constant)?;
     let wanted = match shape {
         Shape::DeadLetter => PkMode::Kafka,
         _ => PkMode::RecordValue,
     };
     if keys.pk.mode != wanted {
         let word = if wanted == PkMode::Kafka { "kafka" } else { "record_value" };
-        return Err(("pk.mode", format!("expected {word} for {}", keys.value.schema)));
+        return Err(("pk.mode", format!("expected {word} for {schema}")));
     }
     if shape == Shape::DeadLetter && (keys.insert.mode != InsertMode::Insert) {
         return Err(("insert.mode", "expected insert for dead letters".into()));
@@ -313,7 +288,8 @@ fn shape(schema: &str, constant: Option<StaticKeys>) -> Result<(Shape, Vec<Strin
     let rows = [&shipped.ventas_gold, &shipped.alertas_fraude];
     let found = rows.into_iter().find(|s| s.name == schema).ok_or_else(|| {
         let known = "transaccion_valida, ventas_gold, alertas_fraude, dead_letter";
-        ("value.schema", format!("{schema} is unknown; there are {known}"))
+        let files = "or the path of a schema that ends with .avsc";
+        ("value.schema", format!("{schema} is unknown; there are {known}, {files}"))
     })?;
     let parsed = RowSchema::parse(&found.json).map_err(|e| ("value.schema", e.to_string()))?;
     let names = parsed.columns.iter().map(|column| column.name.clone());

@@ -58,7 +58,12 @@ impl Tuples {
         self.bytes(&value.to_be_bytes());
     }
 
-    /// timestamptz from microseconds since 1970; not before [`FIRST_TIMESTAMP`].
+    /// smallint.
+    pub fn int2(&mut self, value: i16) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// timestamptz (and timestamp, whose bytes are the same) from microseconds since 1970; not before [`FIRST_TIMESTAMP`].
     pub fn timestamptz(&mut self, micros: i64) {
         self.int8(micros.saturating_sub(EPOCH_2000));
     }
@@ -70,6 +75,11 @@ impl Tuples {
 
     /// double precision.
     pub fn float8(&mut self, value: f64) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    /// real.
+    pub fn float4(&mut self, value: f32) {
         self.bytes(&value.to_be_bytes());
     }
 
@@ -131,17 +141,41 @@ impl Tuples {
             push(u128::from(rest % 10_000));
             rest /= 10_000;
         }
-        let trailing = digits[..count].iter().take_while(|d| **d == 0).count();
+        self.numeric_digits(&digits[..count], units < 0, scale);
+    }
+
+    /// numeric of any size: `bytes` are its units in two's complement, big-endian.
+    pub fn wide_numeric(&mut self, bytes: &[u8], scale: u8) {
+        let is_negative = bytes.first().is_some_and(|first| first & 0x80 != 0);
+        let mut rest = bytes.to_vec();
+        if is_negative {
+            negate(&mut rest);
+        }
+        let mut digits = Vec::new();
+        let partial = u32::from(scale % 4);
+        if partial > 0 {
+            let unit = 10_u16.pow(partial);
+            digits.push(divide(&mut rest, unit) * 10_u16.pow(4 - partial));
+        }
+        while rest.iter().any(|byte| *byte != 0) {
+            digits.push(divide(&mut rest, 10_000));
+        }
+        self.numeric_digits(&digits, is_negative, scale);
+    }
+
+    /// Digits of base 10000, the lowest first.
+    fn numeric_digits(&mut self, digits: &[u16], is_negative: bool, scale: u8) {
+        let trailing = digits.iter().take_while(|d| **d == 0).count();
         let fraction_digits = i16::from(scale.div_ceil(4));
-        let significant = &digits[trailing..count];
-        let places = i16::try_from(count).unwrap_or(0);
+        let significant = &digits[trailing..];
+        let places = i16::try_from(digits.len()).unwrap_or(i16::MAX);
         let weight = if significant.is_empty() { 0 } else { places - 1 - fraction_digits };
 
         self.length(8 + 2 * significant.len());
         self.bytes
             .extend_from_slice(&(places - i16::try_from(trailing).unwrap_or(0)).to_be_bytes());
         self.bytes.extend_from_slice(&weight.to_be_bytes());
-        self.bytes.extend_from_slice(&(if units < 0 { 0x4000_u16 } else { 0 }).to_be_bytes());
+        self.bytes.extend_from_slice(&(if is_negative { 0x4000_u16 } else { 0 }).to_be_bytes());
         self.bytes.extend_from_slice(&u16::from(scale).to_be_bytes());
         for digit in significant.iter().rev() {
             self.bytes.extend_from_slice(&digit.to_be_bytes());
@@ -183,9 +217,40 @@ impl Tuples {
     }
 }
 
+/// The two's complement of a big-endian number.
+fn negate(bytes: &mut [u8]) {
+    let mut carry = true;
+    for byte in bytes.iter_mut().rev() {
+        (*byte, carry) = (!*byte).overflowing_add(u8::from(carry));
+    }
+}
+
+/// Divides a big-endian number, and returns what is left over.
+fn divide(bytes: &mut [u8], by: u16) -> u16 {
+    let mut left = 0_u32;
+    for byte in bytes.iter_mut() {
+        let value = left << 8 | u32::from(*byte);
+        *byte = u8::try_from(value / u32::from(by)).unwrap_or(u8::MAX);
+        left = value % u32::from(by);
+    }
+    u16::try_from(left).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wide_numerics_are_as_the_others() {
+        for (units, scale) in
+            [(0, 0), (0, 3), (1, 9), (-1250, 2), (10_i128.pow(38) - 1, 5), (i128::MIN, 9), (-1, 0)]
+        {
+            let (mut wide, mut narrow) = (Tuples::default(), Tuples::default());
+            wide.wide_numeric(&units.to_be_bytes(), scale);
+            narrow.numeric(units, scale);
+            assert_eq!(wide.as_slice(), narrow.as_slice(), "{units} {scale}");
+        }
+    }
 
     fn numeric(units: i128, scale: u8) -> Vec<i32> {
         let mut out = Tuples::default();

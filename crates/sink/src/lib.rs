@@ -10,13 +10,17 @@
 
 pub mod args;
 pub mod batch;
+pub mod breaker;
 pub mod caught_up;
 pub mod claims;
 pub mod columns;
 pub mod config;
 pub mod copy;
+mod db_tx;
 pub mod dead_letter;
 pub mod fault;
+pub mod generic;
+pub mod learn;
 pub mod ledger;
 pub mod letters;
 pub mod metrics;
@@ -25,6 +29,7 @@ pub mod outside;
 pub mod postgres;
 pub mod query_tables;
 pub mod run;
+pub mod start;
 pub mod store;
 pub mod tombstone;
 pub mod watchdog;

@@ -11,5 +11,5 @@ fn main() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::from(2);
     }
-    exit::report(caudal_sink::run::run(&args))
+    exit::report(caudal_sink::start::run(&args))
 }

@@ -16,7 +16,8 @@ const BATCH_ROWS: [f64; 12] =
 /// Classes of SQLSTATE that are shown before they first occur.
 const CLASSES: [&str; 10] = ["connection", "08", "22", "23", "25", "40", "42", "53", "55", "57"];
 
-/// What the sink exports.
+/// What the sink exports, all its writers together.
+#[derive(Clone)]
 pub struct Metrics {
     rows: IntCounterVec,
     deleted: IntCounterVec,
@@ -58,7 +59,7 @@ impl Metrics {
         )?;
         for route in config.routes.values() {
             rows.with_label_values(&[&route.table.name]).reset();
-            if route.tombstones.is_some() {
+            if route.deletes() {
                 deleted.with_label_values(&[&route.table.name]).reset();
             }
         }

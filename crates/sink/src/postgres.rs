@@ -8,9 +8,10 @@ use crate::fault::Fault;
 use crate::ledger::Ledger;
 use caudal_core::sequence::Sequences;
 use caudal_kafka::TopicPartition;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgSslMode};
 use sqlx::{ConnectOptions as _, Row as _};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub struct Position {
 }
 
 /// How to connect, from a URL `postgres://user:password@host:port/database`; a Unix socket with
-/// `?host=/directory`.
+/// `?host=/directory`. To another machine TLS with the server's name checked, unless it says `sslmode`.
 ///
 /// # Errors
 /// When the URL cannot be read. Its text is not repeated: it may hold a password.
@@ -47,10 +48,19 @@ pub fn options(database_url: &str) -> Result<PgConnectOptions, Fault> {
         ("TimeZone", "UTC"),
         ("client_min_messages", "warning"),
     ];
-    Ok(PgConnectOptions::from_str(database_url)?
-        .application_name("caudal-sink")
-        .options(settings)
-        .disable_statement_logging())
+    let mut options = PgConnectOptions::from_str(database_url)?;
+    let says_mode = database_url.contains("sslmode=") || database_url.contains("ssl-mode=");
+    if !says_mode && !is_local(&options) {
+        options = options.ssl_mode(PgSslMode::VerifyFull);
+    }
+    Ok(options.application_name("caudal-sink").options(settings).disable_statement_logging())
+}
+
+/// Whether the server is on this machine: then nobody is in between.
+fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    options.get_socket().is_some() || host.starts_with('/') || host == "localhost" || is_loopback
 }
 
 /// The runtime that drives the connection: the caller's own thread.
@@ -254,4 +264,28 @@ pub async fn advance(
     .execute(connection)
     .await?;
     Ok(moved.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_elsewhere_must_prove_its_name() {
+        let is_verified = |url: &str| {
+            let mode = options(url).map(|options| options.get_ssl_mode());
+            matches!(mode, Ok(PgSslMode::VerifyFull))
+        };
+        assert!(is_verified("postgres://u@db.example/d"));
+        assert!(is_verified("postgres://u@10.0.0.7:5432/d"));
+        for local in [
+            "postgres://u@localhost/d",
+            "postgres://u@127.0.0.1:15432/d",
+            "postgres://u@[::1]/d",
+            "postgres://u@localhost/d?host=/tmp",
+        ] {
+            assert!(!is_verified(local), "{local}");
+        }
+        assert!(!is_verified("postgres://u@db.example/d?sslmode=disable"));
+    }
 }

@@ -1,175 +1,88 @@
 //! The loop: gather, store, show.
 
-use crate::args::Args;
 use crate::batch::Batch;
 use crate::caught_up::CaughtUp;
 use crate::claims::{Claimed, Claims, gap};
 use crate::config::Config;
 use crate::fault::Fault;
-use crate::metrics::Metrics;
+use crate::learn::Learner;
 use crate::outside::{BACKOFF, Backoff, MayPass, NotStarted, Outside};
 use crate::postgres::Position;
 use crate::store::{Database, Stored, Trouble};
-use anyhow::Context as _;
 use caudal_core::decode::Record;
-use caudal_kafka::admin::Admin;
-use caudal_kafka::args::Isolation;
-use caudal_kafka::consumer::{
-    self, Change, GroupConsumer, GroupProtocol, Limits, Membership, member_name,
-};
-use caudal_kafka::offsets::Offsets;
-use caudal_kafka::{Kafka, TopicPartition};
-use caudal_query::plan::{Plan, SHIPPED};
-use caudal_service::exit::{Halt, Usage};
-use caudal_service::http::{self, Readiness};
-use caudal_service::instance::Instance;
-use caudal_service::metrics::registry;
-use caudal_service::queries;
-use caudal_service::shutdown::Shutdown;
+use caudal_kafka::TopicPartition;
+use caudal_kafka::consumer::{self, Change, GroupConsumer, Limits};
+use caudal_service::exit::Halt;
 use rand::Rng as _;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Consumer group of the sink.
 pub const GROUP: &str = "caudal-sink";
-/// Port of the metrics.
-const PORT: u16 = 9403;
-const BATCH_RECORDS: usize = 5000;
-const LINGER: Duration = Duration::from_millis(50);
-/// Most bytes in a batch: bounds memory and the length of a db_tx.
-const BATCH_BYTES: usize = 32 << 20;
 /// Longest wait for a record before the loop looks at signals and pending claims.
 const IDLE: Duration = Duration::from_millis(200);
 
-/// Runs the sink until it is asked to stop, or has caught up.
+/// Bounds of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Most records.
+    pub records: usize,
+    /// Most bytes of keys, values and headers.
+    pub bytes: usize,
+    /// How long to wait for a batch to fill.
+    pub linger: Duration,
+}
+
+/// What a writer works with.
+pub struct Parts {
+    /// Its member of the group.
+    pub consumer: GroupConsumer,
+    /// Its session.
+    pub database: Database,
+    /// Takes its partitions.
+    pub claims: Claims,
+    /// Schemas of topics of others.
+    pub learner: Learner,
+    /// Which topic goes where.
+    pub config: Config,
+    /// What it shows.
+    pub outside: Outside,
+    /// When it is done, with `--until-caught-up`.
+    pub caught_up: Option<CaughtUp>,
+}
+
+/// Gathers and stores until asked to stop, or done.
 ///
 /// # Errors
-/// What the exit codes say: wrong arguments, a halt, or a failure that does not pass.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut config = Config::read(args.config.as_deref())?;
-    let text = queries::text(args.queries.as_deref(), SHIPPED)?;
-    config.add_queries(&Plan::compile_file(&text.name, &text.sql).map_err(Usage)?)?;
-    let registry = registry("caudal-sink")?;
-    let metrics = Metrics::register(&registry, &config)?;
-    let readiness = Readiness::starting();
-    let shutdown = Shutdown::listen()?;
-    if let Some(address) = args.service.listen(PORT)? {
-        http::serve(address, registry, readiness.clone())?;
-    }
-    let instance = Instance::acquire(GROUP, args.instance.as_deref(), &args.home)?;
-    let name = format!("{GROUP}-{}", instance.name);
-    let kafka = args.kafka.connect(&name)?;
-    let topics: Vec<Arc<str>> = config.routes.keys().map(Arc::clone).collect();
-    let mut outside = Outside { readiness, shutdown, metrics };
-
-    let mut database = Database::new(&args.database_url)?;
-    if !make_tables(&mut outside, &mut database, &config)? {
-        return Ok(());
-    }
-    let offsets = Offsets::connect(&kafka, Isolation::ReadUncommitted, GROUP)?;
-    if !find_topics(&mut outside, &kafka, &offsets, &config)? {
-        return Ok(());
-    }
-    outside.readiness.not_ready("joining the group");
-    let caught_up = match args.until_caught_up {
-        true => outside.patiently("Kafka", || CaughtUp::capture(&kafka, &topics))?,
-        false => None,
-    };
-    let membership = Membership {
-        group: GROUP.into(),
-        instance: Some(member_name(&name, &config.of_queries)),
-        topics: topics.clone(),
-        protocol: GroupProtocol::Classic,
-    };
-    let consumer = GroupConsumer::join(&kafka, &membership)?;
-    tracing::info!(instance = name, kafka = kafka.bootstrap_servers(), "started");
-    let linger = args.linger_ms.or(config.linger_ms).map_or(LINGER, Duration::from_millis);
-    let records = args.batch_records.and_then(|n| usize::try_from(n).ok());
-    let records = records.or(config.batch_records).unwrap_or(BATCH_RECORDS);
+/// What the exit codes say: a halt, or a failure that does not pass.
+pub fn run(parts: Parts, bounds: Bounds) -> anyhow::Result<()> {
+    let limits = Limits { records: bounds.records, bytes: bounds.bytes, idle: IDLE };
     let sink = Sink {
-        consumer,
-        database,
-        claims: Claims::new(offsets, &topics, args.accept_gap),
-        config,
-        outside,
-        caught_up,
-        limits: Limits { records, bytes: BATCH_BYTES, idle: IDLE },
-        linger,
+        parts,
+        limits,
+        linger: bounds.linger,
         owned: BTreeMap::new(),
         waiting: BTreeMap::new(),
         gaps: BTreeMap::new(),
         displaced: false,
+        shown: 0,
         joined: false,
         outage: None,
     };
-    let done = sink.run();
-    drop(instance);
-    done
-}
-
-/// False when asked to stop before.
-fn make_tables(
-    outside: &mut Outside,
-    database: &mut Database,
-    config: &Config,
-) -> anyhow::Result<bool> {
-    let applied = outside
-        .patiently("PostgreSQL", || database.migrate())
-        .context("cannot bring the tables up to date")?;
-    let Some(applied) = applied else { return Ok(false) };
-    applied.iter().for_each(|name| tracing::info!(name, "migration applied"));
-    let made = outside
-        .patiently("PostgreSQL", || database.create_tables(&config.routes))
-        .context("cannot make the tables of the queries")?;
-    let Some(made) = made else { return Ok(false) };
-    made.iter().for_each(|what| tracing::info!("{what}"));
-    Ok(true)
-}
-
-/// Every topic must be there. Those of queries are made by the processor, which may start a moment
-/// later: they are waited for. False when asked to stop before.
-fn find_topics(
-    outside: &mut Outside,
-    kafka: &Kafka,
-    offsets: &Offsets,
-    config: &Config,
-) -> anyhow::Result<bool> {
-    let admin = Admin::connect(kafka)?;
-    let found = outside.patiently("Kafka", || {
-        let found = admin.topics()?;
-        match config.of_queries.iter().find(|topic| !found.contains_key(&***topic)) {
-            Some(topic) => Err(caudal_kafka::Error {
-                what: format!("topic {topic} of a query is not there yet"),
-                cause: "caudal-processor makes it when it starts with the same --queries".into(),
-                transient: true,
-            }),
-            None => Ok(()),
-        }
-    })?;
-    if found.is_none() {
-        return Ok(false);
-    }
-    let counted = outside.patiently("Kafka", || {
-        config.routes.keys().try_for_each(|topic| offsets.partitions(topic).map(|_| ()))
-    })?;
-    Ok(counted.is_some())
+    sink.run()
 }
 
 struct Sink {
-    consumer: GroupConsumer,
-    database: Database,
-    claims: Claims,
-    config: Config,
-    outside: Outside,
-    caught_up: Option<CaughtUp>,
+    parts: Parts,
     limits: Limits,
     linger: Duration,
     /// Claimed and read.
     owned: BTreeMap<TopicPartition, Position>,
     /// Assigned, paused, and to be claimed at that time.
     waiting: BTreeMap<TopicPartition, Instant>,
+    /// How many of `owned` the metric counts.
+    shown: i64,
     /// Deleted offsets, from the stored position on, that only the next record's number explains.
     gaps: BTreeMap<TopicPartition, Range<i64>>,
     /// Whether a partition no longer holds the offset that was to be read: all are claimed again.
@@ -182,13 +95,15 @@ struct Sink {
 
 impl Sink {
     fn run(mut self) -> anyhow::Result<()> {
-        while !self.outside.shutdown.is_asked() {
+        while !self.parts.outside.shutdown.is_asked() {
             let batch = self.gather(self.limits, Instant::now() + self.linger)?;
             self.follow(&batch.changes);
             self.claim_waiting()?;
             let idle = batch.records.is_empty() && batch.changes.is_empty();
             self.store(batch.records)?;
-            if std::mem::take(&mut self.displaced) || self.claims.has_another_topic(&self.owned) {
+            if std::mem::take(&mut self.displaced)
+                || self.parts.claims.has_another_topic(&self.owned)
+            {
                 self.claim_all_again()?;
             }
             if idle && self.has_caught_up()? {
@@ -203,7 +118,7 @@ impl Sink {
     /// The claim says which partition no longer holds its offset, and what is missing: the client
     /// does not.
     fn gather(&mut self, limits: Limits, until: Instant) -> anyhow::Result<consumer::Batch> {
-        match self.consumer.gather(&limits, until) {
+        match self.parts.consumer.gather(&limits, until) {
             Err(error) if error.is_out_of_range() => {
                 tracing::warn!(%error, "every partition is claimed again");
                 self.displaced = true;
@@ -215,8 +130,8 @@ impl Sink {
 
     fn claim_all_again(&mut self) -> anyhow::Result<()> {
         let owned: Vec<TopicPartition> = self.owned.keys().cloned().collect();
-        self.consumer.pause(&owned)?;
-        self.claims.forget_ids();
+        self.parts.consumer.pause(&owned)?;
+        self.parts.claims.forget_ids();
         self.owned.clear();
         self.gaps.clear();
         let now = Instant::now();
@@ -232,7 +147,7 @@ impl Sink {
                 Change::Assigned(partitions) => {
                     tracing::info!(count = partitions.len(), "partitions assigned");
                     let now = Instant::now();
-                    self.claims.forget_ids();
+                    self.parts.claims.forget_ids();
                     self.waiting.extend(partitions.iter().map(|at| (at.clone(), now)));
                 }
                 Change::Revoked(partitions) | Change::Lost(partitions) => {
@@ -248,19 +163,23 @@ impl Sink {
         self.show_partitions();
     }
 
-    fn show_partitions(&self) {
+    fn show_partitions(&mut self) {
         if !self.joined {
             return;
         }
         let count = i64::try_from(self.owned.len()).unwrap_or(i64::MAX);
-        self.outside.metrics.partitions.set(count);
+        self.parts.outside.metrics.partitions.add(count - self.shown);
+        self.shown = count;
         if let Some(outage) = &self.outage {
-            self.outside.readiness.not_ready(outage);
+            self.parts.outside.readiness.not_ready(outage);
         } else if !self.waiting.is_empty() {
             let count = self.waiting.len();
-            self.outside.readiness.not_ready(format!("{count} partitions are not claimed yet"));
+            self.parts
+                .outside
+                .readiness
+                .not_ready(format!("{count} partitions are not claimed yet"));
         } else {
-            self.outside.readiness.ready();
+            self.parts.outside.readiness.ready();
         }
     }
 
@@ -284,7 +203,7 @@ impl Sink {
                 Err(error) if is_transient(&error) => {
                     tracing::warn!(place, "cannot be claimed yet: {error:#}");
                     if let Some(fault) = error.downcast_ref::<Fault>() {
-                        self.outside.metrics.failed(fault);
+                        self.parts.outside.metrics.failed(fault);
                     }
                     self.waiting.insert(at, now + BACKOFF.0 * 5);
                     // Whatever is missing, it is missing for the others too.
@@ -298,9 +217,10 @@ impl Sink {
     }
 
     fn claim(&mut self, at: &TopicPartition) -> anyhow::Result<Position> {
-        let Claimed { position, from, passed_over } = self.claims.claim(&mut self.database, at)?;
-        self.outside.metrics.gap_offsets.inc_by(passed_over);
-        self.consumer.start(at, from).map_err(NotStarted)?;
+        let Claimed { position, from, passed_over } =
+            self.parts.claims.claim(&mut self.parts.database, at)?;
+        self.parts.outside.metrics.gap_offsets.inc_by(passed_over);
+        self.parts.consumer.start(at, from).map_err(NotStarted)?;
         match from > position.next_offset {
             true => self.gaps.insert(at.clone(), position.next_offset..from),
             false => self.gaps.remove(at),
@@ -326,33 +246,43 @@ impl Sink {
     fn store(&mut self, mut records: Vec<(TopicPartition, Record)>) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            let batch = Batch::build(records, &self.owned, &self.config.routes)
+            if let Some(why) = self.learn(&records)? {
+                let pause = backoff.pause();
+                tracing::warn!(why, pause_ms = pause.as_millis(), "waiting for a schema");
+                self.outage = Some(why);
+                records.extend(self.wait(pause)?);
+                if self.parts.outside.shutdown.is_asked() {
+                    return Ok(());
+                }
+                continue;
+            }
+            let batch = Batch::build(records, &self.owned, &self.parts.config.routes)
                 .map_err(|halt| self.explained(halt))?;
             if batch.is_empty() {
                 break;
             }
             let begun = Instant::now();
-            match self.database.store(&batch) {
+            match self.parts.database.store(&batch) {
                 Ok(stored) => {
-                    self.outside.metrics.committed(&batch, &stored, begun.elapsed());
+                    self.parts.outside.metrics.committed(&batch, &stored, begun.elapsed());
                     self.adopt(stored);
                     break;
                 }
                 Err(Trouble::Fenced(partitions)) => self.fenced(&partitions)?,
                 Err(Trouble::Halt(why)) => return Err(Halt(why).into()),
                 Err(Trouble::Stop(fault)) => {
-                    self.outside.metrics.failed(&fault);
+                    self.parts.outside.metrics.failed(&fault);
                     return Err(anyhow::Error::new(fault).context("PostgreSQL refused the batch"));
                 }
                 Err(Trouble::Retry(fault)) => {
-                    self.outside.metrics.failed(&fault);
-                    self.outside.metrics.retries.inc();
+                    self.parts.outside.metrics.failed(&fault);
+                    self.parts.outside.metrics.retries.inc();
                     let pause = backoff.pause();
                     tracing::warn!(%fault, pause_ms = pause.as_millis(), "the batch is tried again");
                     self.outage = Some(format!("PostgreSQL: {fault}"));
                     records = batch.records;
                     records.extend(self.wait(pause)?);
-                    if self.outside.shutdown.is_asked() {
+                    if self.parts.outside.shutdown.is_asked() {
                         return Ok(());
                     }
                     continue;
@@ -366,15 +296,37 @@ impl Sink {
         Ok(())
     }
 
+    /// Learns the schemas that records of others' topics name. What is away, if something is.
+    fn learn(&mut self, records: &[(TopicPartition, Record)]) -> anyhow::Result<Option<String>> {
+        let Parts { learner, config, database, .. } = &mut self.parts;
+        let learnt = match learner.look_up(&mut config.routes, records) {
+            Ok(learnt) => learnt,
+            Err(error) if error.passes() => return Ok(Some(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        for (topic, unknown, layout) in learnt {
+            let Some(route) = config.routes.get_mut(&topic) else { continue };
+            match database.learn(route, unknown, layout) {
+                Ok(done) => done.iter().for_each(|what| tracing::info!("{what}")),
+                Err(fault) if fault.passes() => {
+                    self.parts.outside.metrics.failed(&fault);
+                    return Ok(Some(format!("PostgreSQL: {fault}")));
+                }
+                Err(fault) => return Err(anyhow::Error::new(fault).context(topic)),
+            }
+        }
+        Ok(None)
+    }
+
     /// Waits without losing the membership: nothing is delivered, rebalances are served.
     fn wait(&mut self, pause: Duration) -> anyhow::Result<Vec<(TopicPartition, Record)>> {
         self.show_partitions();
         let owned: Vec<TopicPartition> = self.owned.keys().cloned().collect();
-        self.consumer.pause(&owned)?;
+        self.parts.consumer.pause(&owned)?;
         let limits = Limits { idle: pause, ..self.limits };
         let until = Instant::now() + pause;
         let mut late = Vec::new();
-        while Instant::now() < until && !self.outside.shutdown.is_asked() {
+        while Instant::now() < until && !self.parts.outside.shutdown.is_asked() {
             let batch = self.gather(limits, until)?;
             self.follow(&batch.changes);
             // A few that were on their way when the partitions were paused.
@@ -391,7 +343,7 @@ impl Sink {
             .iter()
             .filter(|(at, position)| {
                 let from = self.gaps.get(at).map_or(position.next_offset, |gap| gap.end);
-                self.consumer.start(at, from).is_err()
+                self.parts.consumer.start(at, from).is_err()
             })
             .map(|(at, _)| at.clone())
             .collect();
@@ -414,14 +366,14 @@ impl Sink {
                 *mine = position;
             }
         }
-        self.consumer.show_progress(&shown);
+        self.parts.consumer.show_progress(&shown);
     }
 
     fn fenced(&mut self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
         let places: Vec<String> = partitions.iter().map(|(t, p)| format!("{t}-{p}")).collect();
         tracing::warn!(?places, "fenced by a newer claim");
-        self.outside.metrics.fenced.inc_by(partitions.len() as u64);
-        self.consumer.pause(partitions)?;
+        self.parts.outside.metrics.fenced.inc_by(partitions.len() as u64);
+        self.parts.consumer.pause(partitions)?;
         for at in partitions {
             self.owned.remove(at);
             // A rebalance that takes the partition away comes first in most cases; the jitter
@@ -434,11 +386,11 @@ impl Sink {
     }
 
     fn has_caught_up(&mut self) -> anyhow::Result<bool> {
-        let Some(caught_up) = &mut self.caught_up else { return Ok(false) };
+        let Some(caught_up) = &mut self.parts.caught_up else { return Ok(false) };
         if !self.waiting.is_empty() {
             return Ok(false);
         }
-        caught_up.is_proven(&mut self.database, Duration::from_secs(2))
+        caught_up.is_proven(&mut self.parts.database, Duration::from_secs(2))
     }
 }
 

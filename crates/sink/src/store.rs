@@ -9,10 +9,14 @@
 //!   to end (or times out, and is tried again). Position after the batch: it was stored. Position
 //!   before it: it was not. Epoch moved: fenced.
 
-use crate::batch::{Batch, dead_letter_of};
-use crate::dead_letter;
+use crate::batch::Batch;
+use crate::breaker::Breaker;
+use crate::config::Route;
+use crate::db_tx::{Care, Failure, Progress, write_batch};
 use crate::fault::{Action, Fault};
-use crate::ledger::Fate;
+use crate::generic::Unknown;
+use crate::generic::layout::Layout;
+use crate::learn::{self, Routes};
 use crate::postgres::{self, Position};
 use crate::watchdog::Watchdog;
 use crate::write;
@@ -20,6 +24,7 @@ use caudal_kafka::TopicPartition;
 use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 use tokio::runtime::Runtime;
 
 /// Batches in a row without a refused key after which appends go straight to the table again.
@@ -71,40 +76,6 @@ impl From<Fault> for Trouble {
     }
 }
 
-enum Failure {
-    Fault(Fault),
-    Fenced(Vec<TopicPartition>),
-    Halt(String),
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Failure {
-        Failure::Fault(fault)
-    }
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Failure {
-        Failure::Fault(error.into())
-    }
-}
-
-enum Progress {
-    Written(Stored),
-    AlreadyStored,
-}
-
-/// How carefully a batch is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Care {
-    /// Appends go through staging tables.
-    staging: bool,
-    /// Poison rows are isolated under savepoints.
-    isolating: bool,
-    /// Rows without their parent row are poison.
-    orphans: bool,
-}
-
 struct Session {
     connection: PgConnection,
     /// Tables whose staging table exists.
@@ -123,6 +94,7 @@ pub struct Database {
     /// What a COMMIT without an answer would have stored.
     in_doubt: Option<Stored>,
     watchdog: Watchdog,
+    breaker: Breaker,
 }
 
 impl Database {
@@ -140,7 +112,14 @@ impl Database {
             in_doubt: None,
             watchdog: Watchdog::start()
                 .map_err(|e| Fault::stop(format!("cannot start a thread: {e}")))?,
+            breaker: Breaker::new(1.0),
         })
+    }
+
+    /// Stores nothing when more than that share of a minute's records would be dead letters.
+    #[must_use]
+    pub fn stopping_at(self, dead_share: f64) -> Database {
+        Database { breaker: Breaker::new(dead_share), ..self }
     }
 
     /// Claims a partition; see [`postgres::claim`]. Where that waits in vain, the session of a sink
@@ -220,14 +199,11 @@ impl Database {
     }
 
     /// Makes and widens the tables of queries; see [`crate::query_tables::apply`]. One program at a
-    /// time: under the lock of the migrations.
+    /// time: under the lock of the migrations. Then those of topics whose schemas the file declares.
     ///
     /// # Errors
     /// A [`Fault`].
-    pub fn create_tables(
-        &mut self,
-        routes: &BTreeMap<std::sync::Arc<str>, crate::config::Route>,
-    ) -> Result<Vec<String>, Fault> {
+    pub fn create_tables(&mut self, routes: &mut Routes) -> Result<Vec<String>, Fault> {
         let made = self.run(async |session| {
             crate::migrations::begin_locked(&mut session.connection).await?;
             let made = crate::query_tables::apply(&mut session.connection, routes.values()).await?;
@@ -237,7 +213,38 @@ impl Database {
         if made.is_err() {
             self.session = None;
         }
-        made
+        let mut made = made?;
+        for (topic, unknown, layout) in learn::declared(routes)? {
+            if let Some(route) = routes.get_mut(&topic) {
+                made.extend(self.learn(route, unknown, layout)?);
+            }
+        }
+        Ok(made)
+    }
+
+    /// Brings the table of a topic of others up to a schema; see [`learn::into_table`].
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub fn learn(
+        &mut self,
+        route: &mut Route,
+        unknown: Unknown,
+        layout: Layout,
+    ) -> Result<Vec<String>, Fault> {
+        let done = self.run(async |session| {
+            let done =
+                learn::into_table(&mut session.connection, route, unknown, layout.clone()).await?;
+            // Made for fewer columns.
+            if session.staged.remove(&route.table.name) {
+                session.connection.execute(&*write::drop_staging(&route.table)).await?;
+            }
+            Ok(done)
+        });
+        if done.is_err() {
+            self.session = None;
+        }
+        done
     }
 
     fn run<T>(
@@ -317,11 +324,11 @@ impl Database {
                 write_batch(&mut session.connection, batch, care).await
             })
         });
-        if !matches!(written, Ok(Progress::Written(_))) {
+        if !matches!(written, Ok(Progress::Written(..))) {
             self.abandon(matches!(&written, Err(Failure::Fault(fault)) if fault.disconnected));
         }
-        let stored = match written {
-            Ok(Progress::Written(stored)) => stored,
+        let (stored, fates) = match written {
+            Ok(Progress::Written(stored, fates)) => (stored, fates),
             Ok(Progress::AlreadyStored) => {
                 return self.in_doubt.take().ok_or_else(|| {
                     Failure::Halt("sink_offsets moved under this sink's own epoch".into())
@@ -330,6 +337,10 @@ impl Database {
             Err(failure) => return Err(failure),
         };
         self.in_doubt = None;
+        if let Some(why) = self.breaker.objects(Instant::now(), &fates) {
+            self.abandon(false);
+            return Err(Failure::Halt(why));
+        }
         let Database { runtime, session: Some(session), watchdog, .. } = self else {
             return Err(Failure::Halt("no session after a batch was written".into()));
         };
@@ -337,7 +348,10 @@ impl Database {
         // error. It cannot have failed: the statement before was the counted UPDATE of the
         // positions, which a failed db_tx would have refused (25P02).
         match watchdog.call(|| runtime.block_on(session.connection.execute("COMMIT"))) {
-            Ok(_) => Ok(stored),
+            Ok(_) => {
+                self.breaker.stored(Instant::now(), &fates);
+                Ok(stored)
+            }
             Err(error) => {
                 // Stored or not, nobody knows: the next attempt's locking read will tell.
                 self.session = None;
@@ -386,105 +400,4 @@ async fn create_staging(session: &mut Session, batch: &Batch, care: Care) -> Res
         }
     }
     Ok(())
-}
-
-async fn write_batch(
-    connection: &mut PgConnection,
-    batch: &Batch,
-    care: Care,
-) -> Result<Progress, Failure> {
-    // Immediate: a deferred constraint would speak at COMMIT, when no row can be isolated.
-    connection.execute("BEGIN; SET CONSTRAINTS ALL IMMEDIATE").await?;
-    let locked = postgres::lock(connection, batch.moves.keys()).await?;
-    let mut fenced = Vec::new();
-    let mut done = 0;
-    for (at, (expected, after)) in &batch.moves {
-        match locked.get(at) {
-            Some((epoch, next)) if *epoch == after.epoch && next == expected => {}
-            Some((epoch, next)) if *epoch == after.epoch && *next == after.next_offset => done += 1,
-            _ => fenced.push(at.clone()),
-        }
-    }
-    if !fenced.is_empty() {
-        return Err(Failure::Fenced(fenced));
-    }
-    if done == batch.moves.len() {
-        return Ok(Progress::AlreadyStored);
-    }
-    if done > 0 {
-        let why = "sink_offsets holds one part of a batch without the other";
-        return Err(Failure::Halt(why.into()));
-    }
-    let mut fates = batch.fates.clone();
-    for rows in &batch.tables {
-        if care.isolating {
-            write::isolating(connection, rows, &mut fates, care.orphans).await?;
-        } else if care.staging || rows.mode.keeps_last() {
-            write::through_staging(connection, rows, &mut fates).await?;
-        } else {
-            write::append(connection, rows).await?;
-        }
-    }
-    let dead = write::dead_letters(connection, batch, &fates).await.map_err(dead_letter_there)?;
-    let (stored, moves) = account(batch, &fates, dead, care)?;
-    let moved = postgres::advance(connection, &moves).await?;
-    if usize::try_from(moved) != Ok(moves.len()) {
-        // The rows were locked above: only a hand in the table can do this.
-        return Err(Failure::Fenced(moves.into_keys().collect()));
-    }
-    Ok(Progress::Written(stored))
-}
-
-/// A dead letter's key is where it was read, and positions move with it: it can be there already
-/// only when the topic is not the one it was.
-fn dead_letter_there(fault: Fault) -> Failure {
-    if fault.action == Action::RedoThroughStaging {
-        let why = "dead_letters already has a record of this topic, partition and offset: \
-                   was the topic deleted and created again? docs/topics-that-change.md says how \
-                   to set the old letters aside";
-        return Failure::Halt(why.into());
-    }
-    Failure::Fault(fault)
-}
-
-type Moves = BTreeMap<TopicPartition, (i64, Position)>;
-
-fn account(
-    batch: &Batch,
-    fates: &[Fate],
-    dead_letters: u64,
-    care: Care,
-) -> Result<(Stored, Moves), Failure> {
-    let mut moves = batch.moves.clone();
-    let mut stored = Stored { staged: care.staging, ..Stored::default() };
-    for (at, (partition, _)) in batch.records.iter().enumerate() {
-        if let Some((_, position)) = moves.get_mut(partition) {
-            let place = || format!("{}-{}", partition.0, partition.1);
-            position
-                .ledger
-                .add(&fates[at], batch.money[at])
-                .map_err(|e| Failure::Halt(format!("{}: {e}", place())))?;
-        }
-        match &fates[at] {
-            Fate::Duplicate => stored.duplicates += 1,
-            Fate::Conflict => stored.conflicts += 1,
-            Fate::Row | Fate::Gone | Fate::Dead(..) => {}
-        }
-        if let Some((reason, _)) = dead_letter_of(&fates[at]) {
-            *stored.dead.entry(reason.as_str()).or_default() += 1;
-        }
-    }
-    for rows in &batch.tables {
-        let count = |fate| rows.rows.iter().filter(|row| fates[row.record] == fate).count() as u64;
-        stored.rows.insert(rows.table.name.clone(), count(Fate::Row));
-        let deleted = count(Fate::Gone);
-        if deleted > 0 {
-            stored.deleted.insert(rows.table.name.clone(), deleted);
-        }
-    }
-    if dead_letters > 0 {
-        stored.rows.insert(dead_letter::TABLE.to_owned(), dead_letters);
-    }
-    stored.positions = moves.iter().map(|(at, (_, after))| (at.clone(), after.clone())).collect();
-    Ok((stored, moves))
 }

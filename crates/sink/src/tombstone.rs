@@ -68,7 +68,7 @@ impl Tombstones {
                 .map_or(Cell::Null, |value| cell_of(std::mem::replace(value, NULL), *kind, 0)),
             Source::Nothing => Cell::Null,
         });
-        Ok(Row { cells: cells.collect(), money: None })
+        Ok(Row { cells: cells.collect(), money: None, is_gone: true })
     }
 }
 

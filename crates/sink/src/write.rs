@@ -15,7 +15,8 @@ const ORDINAL: &str = "caudal_ordinal";
 /// The ordinal of tombstones.
 const GONE: i32 = -1;
 
-fn quoted(name: &str) -> String {
+/// A name in a statement.
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -48,6 +49,12 @@ pub async fn create_staging(connection: &mut PgConnection, table: &Table) -> Res
     );
     connection.execute(sqlx::raw_sql(&statement)).await?;
     Ok(())
+}
+
+/// The statement that drops it, so that it is made anew with other columns.
+#[must_use]
+pub fn drop_staging(table: &Table) -> String {
+    format!("DROP TABLE IF EXISTS {}", staging(table))
 }
 
 async fn copy_in(connection: &mut PgConnection, into: &str, data: &[u8]) -> Result<u64, Fault> {
@@ -275,6 +282,11 @@ async fn insert(connection: &mut PgConnection, table: &Table) -> Result<Vec<(usi
     let (target, stage) = (quoted(&table.name), staging(table));
     let columns = list(table.columns.iter(), "");
     let key = list(key_names(table), "");
+    if key.is_empty() {
+        let statement = format!("INSERT INTO {target} ({columns}) SELECT {columns} FROM {stage}");
+        connection.execute(&*statement).await?;
+        return Ok(Vec::new());
+    }
     let statement = format!(
         "WITH stored AS (
              INSERT INTO {target} ({columns}) SELECT {columns} FROM {stage} ORDER BY {key}

@@ -8,6 +8,7 @@ use caudal_core::reject::Reason;
 use caudal_core::{headers, topics};
 use caudal_kafka::{Kafka, KafkaArgs};
 use caudal_sink::config::Config;
+use caudal_sink::learn::{self, Learner};
 use caudal_sink::ledger::Fate;
 use caudal_sink::letters::{Filter, Letter, read, redrive};
 use clap::Args;
@@ -111,8 +112,9 @@ pub async fn run(args: &RedriveArgs) -> Result<()> {
         bail!("another `caudal dlq redrive` runs on this database");
     }
     let kafka = args.kafka.connect("caudal-dlq")?;
+    learn_declared(&mut connection, &mut config).await?;
     let mut tally = Tally::default();
-    let done = redrive_all(&kafka, &mut connection, &filter, &config, &mut tally).await;
+    let done = redrive_all(&kafka, &mut connection, &filter, &mut config, &mut tally).await;
     tally.print();
     done?;
     println!(
@@ -146,15 +148,36 @@ async fn dry_run(connection: &mut PgConnection, filter: &Filter, config: &Config
     Ok(())
 }
 
+/// What the sink does at its start with the schemas that its file declares.
+async fn learn_declared(connection: &mut PgConnection, config: &mut Config) -> Result<()> {
+    let declared = learn::declared(&config.routes)?;
+    into_tables(connection, config, declared).await
+}
+
+async fn into_tables(
+    connection: &mut PgConnection,
+    config: &mut Config,
+    learnt: Vec<learn::Learnt>,
+) -> Result<()> {
+    for (topic, unknown, layout) in learnt {
+        if let Some(route) = config.routes.get_mut(&topic) {
+            let done = learn::into_table(connection, route, unknown, layout).await?;
+            done.iter().for_each(|what| println!("{what}"));
+        }
+    }
+    Ok(())
+}
+
 async fn redrive_all(
     kafka: &Kafka,
     connection: &mut PgConnection,
     filter: &Filter,
-    config: &Config,
+    config: &mut Config,
     tally: &mut Tally,
 ) -> Result<()> {
     let (mut resender, settled) = Resender::start(kafka, connection).await?;
     tally.add(SENT_BEFORE, settled);
+    let mut learner = Learner::new(kafka);
     let mut after = None;
     loop {
         let letters = read(connection, filter, after.as_ref(), BATCH).await?;
@@ -172,6 +195,10 @@ async fn redrive_all(
             tally.add(SENT, resender.send(connection, &ours).await?);
         }
         if !own.is_empty() {
+            let records: Vec<_> = own.iter().map(|l| (l.at.clone(), l.record.clone())).collect();
+            let learnt =
+                tokio::task::block_in_place(|| learner.look_up(&mut config.routes, &records))?;
+            into_tables(connection, config, learnt).await?;
             store(kafka, connection, config, own, tally).await?;
         }
     }

@@ -68,6 +68,8 @@ fn target(route: &Route, plan: Option<&Plan>) -> Option<Target> {
         key,
     };
     match &route.shape {
+        // Which of its times says how old a row is, nobody has said.
+        Shape::Generic(_) => None,
         Shape::Transaction { .. } => {
             let id = Some("transaction_id".to_owned());
             Some(of("event_time", ("currency", "amount"), id))

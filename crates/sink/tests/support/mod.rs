@@ -13,8 +13,11 @@ use caudal_core::transaction::{Kind, Transaction};
 use caudal_kafka::TopicPartition;
 use caudal_query::plan::Plan;
 use caudal_sink::batch::Batch;
+use caudal_sink::columns::Shape;
 use caudal_sink::config::Config;
 use caudal_sink::fault::Fault;
+use caudal_sink::generic::Unknown;
+use caudal_sink::generic::avro_type::Type;
 use caudal_sink::postgres::Position;
 use caudal_sink::store::{Database, PARENT_TRIES, Stored, Trouble};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -116,9 +119,25 @@ impl Sink {
         config.add_queries(&Plan::compile(queries).unwrap()).unwrap();
         let mut database = Database::new(url).unwrap();
         if !config.of_queries.is_empty() {
-            database.create_tables(&config.routes).unwrap();
+            database.create_tables(&mut config.routes).unwrap();
         }
         Sink { database, owned: BTreeMap::new(), config }
+    }
+
+    /// Of a file, whose declared schemas are learnt.
+    pub fn of_file(url: &str, toml: &str) -> Result<Sink, Fault> {
+        let mut config = Config::parse(toml, "sink.toml").map_err(|e| Fault::stop(e.0))?;
+        let mut database = Database::new(url).unwrap();
+        database.create_tables(&mut config.routes)?;
+        Ok(Sink { database, owned: BTreeMap::new(), config })
+    }
+
+    /// Learns a schema of a topic's values, as if it were published.
+    pub fn learn(&mut self, topic: &str, which: Unknown, avsc: &str) -> Result<Vec<String>, Fault> {
+        let route = self.config.routes.get_mut(topic).unwrap();
+        let Shape::Generic(generic) = &route.shape else { panic!("{topic}") };
+        let layout = generic.layout(which, &Type::parse(avsc).unwrap()).map_err(Fault::stop)?;
+        self.database.learn(route, which, layout)
     }
 
     /// Claims a partition that begins at 0.

@@ -1,6 +1,6 @@
 //! The records that the sink is given, as the processor writes them.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use caudal_core::avro::{self, Writer};
 use caudal_core::decode::Record;
 use caudal_core::headers;
@@ -10,23 +10,34 @@ use caudal_core::schema::Schemas;
 use caudal_core::topics;
 use caudal_core::transaction::{Kind, Transaction};
 use caudal_kafka::TopicPartition;
-use caudal_query::plan::Plan;
 use std::sync::Arc;
 
 const START: i64 = 1_700_000_000_000_000;
 /// Merchants of the aggregates: each has a row a minute.
 const MERCHANTS: i64 = 2_000;
 
-/// A stream whose rows have the columns of a transaction: a table made from a schema.
-pub const STREAM: &str = "CREATE STREAM copia AS SELECT transaction_id, account_id, merchant_id, \
-    amount, currency, kind, country, event_time FROM transacciones_validas;";
+/// A topic of somebody else's, with the columns of a transaction: its table is made from the schema.
+pub const FILE: &str = "[topics.copia]\nauto.create = true\npk.mode = \"record_value\"\n\
+    pk.fields = [\"transaction_id\"]\n";
+/// Id of its schema.
+pub const COPIA_ID: u32 = 17;
+/// Its schema.
+pub const COPIA: &str = r#"{"type": "record", "name": "Copia", "fields": [
+    {"name": "transaction_id", "type": "string"},
+    {"name": "account_id", "type": "string"},
+    {"name": "merchant_id", "type": "string"},
+    {"name": "amount", "type": {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 2}},
+    {"name": "currency", "type": "string"},
+    {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["PURCHASE", "REFUND"]}},
+    {"name": "country", "type": ["null", "string"]},
+    {"name": "event_time", "type": {"type": "long", "logicalType": "timestamp-micros"}}]}"#;
 
 /// What is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
     /// `transacciones_validas` into `transactions`, by COPY.
     Append,
-    /// The stream into a table made from its schema, by COPY.
+    /// [`COPIA`] into a table made from its schema, by COPY.
     Generic,
     /// `ventas_gold`, two values of each key in different batches.
     Upsert,
@@ -57,8 +68,6 @@ pub fn records(
 ) -> Result<Vec<(TopicPartition, Record)>> {
     let schemas = Schemas::shipped();
     let gold = RowSchema::parse(&schemas.ventas_gold.json)?;
-    let stream = Plan::compile(STREAM).ok().and_then(|plans| plans.into_iter().next());
-    let stream = stream.context("the stream does not compile")?;
     let at: TopicPartition = (Arc::from(case.names().0), partition);
     let value = |n: i64| match case {
         Case::Append => {
@@ -68,7 +77,7 @@ pub fn records(
             avro::write_strings(&mut out, std::iter::empty());
             out.into_bytes()
         }
-        Case::Generic => stream.row_schema().encode(stream.schema_id(), &stream_row(n)),
+        Case::Generic => copia(n),
         Case::Upsert => gold.encode(schemas.ventas_gold.id, &gold_row(n % (count / 2) + first, n)),
         Case::Distinct => gold.encode(schemas.ventas_gold.id, &gold_row(n + first, n)),
     };
@@ -119,19 +128,17 @@ fn transaction(n: i64, id: &str) -> Transaction<'_> {
     }
 }
 
-fn stream_row(n: i64) -> [Value; 8] {
-    let text = |text: &str| Value::Text(text.to_owned());
-    let number = |name: &str, n: i64| Value::Text(format!("{name}-{n:05}"));
-    [
-        Value::Text(id(n)),
-        number("account", n % 20_000),
-        number("merchant", n % MERCHANTS),
-        Value::Decimal(i128::from(100 + n % 100_000) * 10_000_000),
-        text("EUR"),
-        text("PURCHASE"),
-        text("ES"),
-        Value::Timestamp(START + n * 1000),
-    ]
+fn copia(n: i64) -> Vec<u8> {
+    let mut out = Writer::framed(COPIA_ID);
+    out.string(&id(n));
+    out.string(&format!("account-{:05}", n % 20_000));
+    out.string(&format!("merchant-{:05}", n % MERCHANTS));
+    out.decimal(i128::from(100 + n % 100_000));
+    out.string("EUR");
+    out.long(0);
+    out.optional_string(Some("ES"));
+    out.long(START + n * 1000);
+    out.into_bytes()
 }
 
 fn gold_row(key: i64, sales: i64) -> [Value; 8] {

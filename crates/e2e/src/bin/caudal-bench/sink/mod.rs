@@ -12,13 +12,15 @@ use crate::bars::{self, Bar};
 use crate::gauge;
 use crate::results::{self, number};
 use crate::samples::Samples;
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use caudal_core::decode::Record;
 use caudal_e2e::query;
 use caudal_kafka::TopicPartition;
-use caudal_query::plan::Plan;
 use caudal_sink::batch::Batch;
+use caudal_sink::columns::Shape;
 use caudal_sink::config::Config;
+use caudal_sink::generic::Unknown;
+use caudal_sink::generic::avro_type::Type;
 use caudal_sink::store::Database;
 use caudal_stack::Stack;
 use load::Case;
@@ -86,9 +88,13 @@ impl Bench {
         let url = stack.database_url();
         caudal_sink::migrate(&url)?;
         let mut config = Config::read(None)?;
-        let plans = Plan::compile(load::STREAM).map_err(|f| anyhow!("{f:?}"))?;
-        config.add_queries(&plans)?;
-        Database::new(&url)?.create_tables(&config.routes)?;
+        config.routes.extend(Config::parse(load::FILE, "the benchmark's sink.toml")?.routes);
+        let copia = config.routes.get_mut(Case::Generic.names().0).context("the generic topic")?;
+        let Shape::Generic(generic) = &copia.shape else { bail!("it is not generic") };
+        let schema = Unknown::Value(load::COPIA_ID);
+        let of = Type::parse(load::COPIA).map_err(|e| anyhow!("{e}"))?;
+        let layout = generic.layout(schema, &of).map_err(|e| anyhow!("{e}"))?;
+        Database::new(&url)?.learn(copia, schema, layout)?;
         Ok(Bench { stack, url, config, rows, files: BTreeMap::new() })
     }
 

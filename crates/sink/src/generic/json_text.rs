@@ -1,0 +1,222 @@
+//! An Avro value as JSON text, for columns of type jsonb and json: decimals with all their digits,
+//! moments in RFC 3339, bytes in base 64 as Kafka Connect's JSON has them.
+
+use super::avro_type::{Type, Unit};
+use super::value::{Unfit, days, decimal_bytes, integer, real, symbol, units, uuid_text};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as STANDARD;
+use caudal_core::avro::Reader;
+use caudal_core::reject::Reason;
+use caudal_core::time::to_rfc3339;
+use std::fmt::Write as _;
+
+/// Appends the JSON of a value.
+///
+/// # Errors
+/// [`Unfit`].
+pub fn write(of: &Type, input: &mut Reader<'_>, out: &mut String) -> Result<(), Unfit> {
+    match of {
+        Type::Null => out.push_str("null"),
+        Type::Boolean => out.push_str(if input.boolean()? { "true" } else { "false" }),
+        Type::Int | Type::Long => push(out, integer(of, input)?),
+        Type::Float => double(f64::from(real(input)?), out),
+        Type::Double => double(f64::from_le_bytes(input.fixed8()?), out),
+        Type::Bytes => base64(input.bytes()?, out),
+        Type::Fixed(size) => base64(input.fixed(*size)?, out),
+        Type::Text | Type::Uuid(false) => string(input.string()?, out)?,
+        Type::JsonText => out.push_str(input.string()?),
+        Type::Uuid(true) => string(&uuid_text(&input.fixed16()?), out)?,
+        Type::Enum(symbols) => string(symbol(symbols, input)?, out)?,
+        Type::Decimal(scale, size) => {
+            let wide = Unfit::Value(Reason::Amount, "a decimal beyond 128 bits within JSON");
+            let units = units(decimal_bytes(*size, input)?).ok_or(wide)?;
+            decimal(units, *scale, out);
+        }
+        Type::Date => {
+            let text = rfc3339(i64::from(days(input)?).checked_mul(86_400_000_000))?;
+            string(text.split('T').next().unwrap_or(&text), out)?;
+        }
+        Type::Time(unit) => time(*unit, input.long()?, out)?,
+        Type::Timestamp(unit) => string(&rfc3339(unit.micros(input.long()?))?, out)?,
+        Type::LocalTimestamp(unit) => {
+            let text = rfc3339(unit.micros(input.long()?))?;
+            string(text.trim_end_matches('Z'), out)?;
+        }
+        Type::Array(items) => array(items, input, out)?,
+        Type::Map(values) => map(values, input, out)?,
+        Type::Union(branches) => {
+            let error = input.error("unknown union branch");
+            let at = usize::try_from(input.long()?).ok();
+            let branch = at.and_then(|at| branches.get(at)).ok_or(error)?;
+            write(branch, input, out)?;
+        }
+        Type::Record(fields) => {
+            out.push('{');
+            for (at, (name, of)) in fields.iter().enumerate() {
+                out.push_str(if at > 0 { "," } else { "" });
+                string(name, out)?;
+                out.push(':');
+                write(of, input, out)?;
+            }
+            out.push('}');
+        }
+    }
+    Ok(())
+}
+
+fn push(out: &mut String, value: impl std::fmt::Display) {
+    // Writing to a String cannot fail.
+    write!(out, "{value}").ok();
+}
+
+fn string(text: &str, out: &mut String) -> Result<(), Unfit> {
+    if text.contains('\0') {
+        return Err(Unfit::Value(Reason::Constraint, "a text within it contains NUL"));
+    }
+    push(out, serde_json::Value::from(text));
+    Ok(())
+}
+
+/// JSON has no number for NaN and the infinities: they are texts.
+fn double(value: f64, out: &mut String) {
+    match serde_json::Number::from_f64(value) {
+        Some(number) => push(out, number),
+        None => push(out, format_args!("\"{value}\"")),
+    }
+}
+
+fn decimal(units: i128, scale: u8, out: &mut String) {
+    let digits = format!("{:0>1$}", units.unsigned_abs(), usize::from(scale) + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - usize::from(scale));
+    out.push_str(if units < 0 { "-" } else { "" });
+    out.push_str(whole);
+    if !fraction.is_empty() {
+        push(out, format_args!(".{fraction}"));
+    }
+}
+
+fn rfc3339(micros: Option<i64>) -> Result<String, Unfit> {
+    super::value::moment(micros).map(to_rfc3339)
+}
+
+fn time(unit: Unit, count: i64, out: &mut String) -> Result<(), Unfit> {
+    super::value::time(unit.micros(count))?;
+    let micros = unit.micros(count).unwrap_or(0);
+    let seconds = micros / 1_000_000;
+    let (h, m, s, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60, micros % 1_000_000);
+    push(out, format_args!("\"{h:02}:{m:02}:{s:02}.{rest:06}\""));
+    Ok(())
+}
+
+fn array(items: &Type, input: &mut Reader<'_>, out: &mut String) -> Result<(), Unfit> {
+    out.push('[');
+    let mut unfit = None;
+    let mut first = true;
+    input.blocks(|input| {
+        out.push_str(if std::mem::take(&mut first) { "" } else { "," });
+        keep(write(items, input, out), &mut unfit)
+    })?;
+    out.push(']');
+    unfit.map_or(Ok(()), Err)
+}
+
+fn map(values: &Type, input: &mut Reader<'_>, out: &mut String) -> Result<(), Unfit> {
+    out.push('{');
+    let mut unfit = None;
+    let mut first = true;
+    input.blocks(|input| {
+        out.push_str(if std::mem::take(&mut first) { "" } else { "," });
+        keep(string(input.string()?, out), &mut unfit)?;
+        out.push(':');
+        keep(write(values, input, out), &mut unfit)
+    })?;
+    out.push('}');
+    unfit.map_or(Ok(()), Err)
+}
+
+/// Bytes that are wrong end the reading; of values that are, the first is told at the end.
+fn keep(
+    outcome: Result<(), Unfit>,
+    unfit: &mut Option<Unfit>,
+) -> Result<(), caudal_core::avro::AvroError> {
+    match outcome {
+        Err(Unfit::Bytes(error)) => Err(error),
+        Err(value) => {
+            unfit.get_or_insert(value);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn base64(bytes: &[u8], out: &mut String) {
+    out.push('"');
+    STANDARD.encode_string(bytes, out);
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caudal_core::avro::Writer;
+
+    fn json(schema: &str, write_value: impl FnOnce(&mut Writer)) -> Result<String, Unfit> {
+        let mut value = Writer::new();
+        write_value(&mut value);
+        let (value, mut out) = (value.into_bytes(), String::new());
+        write(&Type::parse(schema).unwrap(), &mut Reader::new(&value), &mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn nested_values_are_json() {
+        let schema = r#"{"type": "record", "name": "R", "fields": [
+            {"name": "a", "type": {"type": "array", "items": ["null", "int", "string"]}},
+            {"name": "m", "type": {"type": "map", "values": "boolean"}},
+            {"name": "d", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9,
+                "scale": 3}},
+            {"name": "b", "type": "bytes"},
+            {"name": "t", "type": {"type": "int", "logicalType": "time-millis"}},
+            {"name": "l", "type": {"type": "long", "logicalType": "local-timestamp-millis"}},
+            {"name": "day", "type": {"type": "int", "logicalType": "date"}},
+            {"name": "f", "type": "double"}]}"#;
+        let written = json(schema, |out| {
+            out.long(3);
+            out.long(0);
+            out.long(1);
+            out.long(-7);
+            out.long(2);
+            out.string("a\"b");
+            out.long(0);
+            out.long(1);
+            out.string("k");
+            out.boolean(true);
+            out.long(0);
+            out.decimal(-5);
+            out.bytes(b"abcd");
+            out.long(3_723_004);
+            out.long(1_500);
+            out.long(19_000);
+            out.fixed8(f64::NAN.to_le_bytes());
+        });
+        let expected = r#"{"a":[null,-7,"a\"b"],"m":{"k":true},"d":-0.005,"b":"YWJjZA==","t":"01:02:03.004000","l":"1970-01-01T00:00:01.5","day":"2022-01-08","f":"NaN"}"#;
+        let written = written.unwrap();
+        assert_eq!(written, expected);
+        serde_json::from_str::<serde_json::Value>(&written).unwrap();
+    }
+
+    #[test]
+    fn what_jsonb_cannot_hold_is_told() {
+        let nul = json("\"string\"", |out| out.string("a\0"));
+        assert!(matches!(nul, Err(Unfit::Value(Reason::Constraint, _))));
+        let in_array = json(r#"{"type": "array", "items": "string"}"#, |out| {
+            out.long(2);
+            out.string("a\0");
+            out.string("b");
+            out.long(0);
+        });
+        assert!(matches!(in_array, Err(Unfit::Value(..))));
+        let cut = json(r#"{"type": "array", "items": "string"}"#, |out| out.long(2));
+        assert!(matches!(cut, Err(Unfit::Bytes(_))));
+    }
+}
