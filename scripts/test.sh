@@ -52,7 +52,7 @@ run() { cargo test --release --locked --workspace --quiet --test "$1" -- --test-
 
 # A second instance and brokers that die have suites of their own in `make chaos`; rolling_restart
 # and http_faults are their samples here.
-for test in txn state_log groups rolling_restart migrate queries_change user_queries streams topics_change year course database query_rows redrive faults_of_rows faults_that_pass faults_that_stop doubtful_commit \
+for test in txn state_log groups rolling_restart migrate queries_change user_queries streams topics_change year course week database any_topic query_rows redrive faults_of_rows faults_that_pass faults_that_stop doubtful_commit \
   cluster interrupted own_file http http_faults dead_letters verify retention kills retail services dashboard docker runbook; do
   suite "${test//_/ }" run "$test"
 done
