@@ -168,6 +168,8 @@ struct Encoder<'r> {
     rows: TableRows,
     /// Key → its first and its latest row in the batch.
     of_key: FxHashMap<Vec<u8>, (usize, usize)>,
+    /// The key of the row at hand.
+    key: Tuples,
 }
 
 impl<'r> Encoder<'r> {
@@ -178,7 +180,17 @@ impl<'r> Encoder<'r> {
             tuples: Tuples::default(),
             rows: Vec::new(),
         };
-        Encoder { route, rows, of_key: FxHashMap::default() }
+        Encoder { route, rows, of_key: FxHashMap::default(), key: Tuples::default() }
+    }
+
+    /// The first and the latest row of the key at hand before row `index`, which is the latest now; of
+    /// a new key both are `index`. Nearly every key is new, and only such a one is copied.
+    fn known(&mut self, index: usize) -> (usize, usize) {
+        if let Some((first, latest)) = self.of_key.get_mut(self.key.as_slice()) {
+            return (*first, std::mem::replace(latest, index));
+        }
+        self.of_key.insert(self.key.as_slice().to_vec(), (index, index));
+        (index, index)
     }
 
     /// The fate and the money of a record whose row is not written, because a later one stands.
@@ -220,10 +232,10 @@ impl<'r> Encoder<'r> {
         };
         *money = row.money.map(|(currency, amount)| (currency, amount.nano()));
         let is_gone = row.is_gone;
-        let mut key = Tuples::default();
+        self.key.truncate(0);
         for column in &self.route.table.key {
             // Cannot fail: the whole row was encoded above.
-            if let Err(rejection) = row.cells[*column].encode_key(&mut key) {
+            if let Err(rejection) = row.cells[*column].encode_key(&mut self.key) {
                 return Fate::Dead(rejection.reason, rejection.message);
             }
         }
@@ -235,9 +247,7 @@ impl<'r> Encoder<'r> {
             self.rows.rows.push(new);
             return fate;
         }
-        let entry = self.of_key.entry(key.as_slice().to_vec()).or_insert((index, index));
-        let (first, latest) = *entry;
-        entry.1 = index;
+        let (first, latest) = self.known(index);
         if latest != index {
             match self.route.mode.keeps_last() {
                 true => {

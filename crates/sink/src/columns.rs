@@ -324,12 +324,26 @@ fn transaction(body: &[u8]) -> Result<Row<'_>, Rejection> {
 }
 
 fn json_object(entries: &[(Cow<'_, str>, Cow<'_, str>)]) -> Result<String, Rejection> {
-    let mut object = serde_json::Map::new();
-    for (name, value) in entries {
-        without_nul(name)?;
-        object.insert(name.to_string(), without_nul(value)?.into());
+    let mut object = String::from("{");
+    for (at, (name, value)) in entries.iter().enumerate() {
+        object.push_str(if at > 0 { "," } else { "" });
+        push_string(&mut object, without_nul(name)?);
+        object.push(':');
+        push_string(&mut object, without_nul(value)?);
     }
-    Ok(serde_json::Value::Object(object).to_string())
+    object.push('}');
+    Ok(object)
+}
+
+/// A JSON string. Most texts need no escape, and are copied.
+fn push_string(out: &mut String, text: &str) {
+    if text.bytes().any(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\')) {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    }
 }
 
 fn query_row<'a>(
@@ -387,6 +401,16 @@ mod tests {
         assert!(cell(0, 0).same(&cell(0, 9)));
         assert!(!cell(10, 1).same(&cell(10, 2)));
         assert!(!Cell::Null.same(&cell(0, 0)));
+    }
+
+    #[test]
+    fn attributes_are_json_whatever_they_hold() {
+        let pairs = [("a", "b"), ("q\"", "\\ \n \u{1} é")];
+        let entries = pairs.map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value)));
+        let text = json_object(&entries).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, serde_json::json!({"a": "b", "q\"": "\\ \n \u{1} é"}));
+        assert!(json_object(&[("a".into(), "\0".into())]).is_err());
     }
 
     #[test]
