@@ -58,7 +58,8 @@ pub fn options(database_url: &str) -> Result<PgConnectOptions, Fault> {
 
 /// Whether the server is on this machine: then nobody is in between.
 fn is_local(options: &PgConnectOptions) -> bool {
-    let host = options.get_host();
+    // An address of IPv6 stands in brackets.
+    let host = options.get_host().trim_matches(['[', ']']);
     let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     options.get_socket().is_some() || host.starts_with('/') || host == "localhost" || is_loopback
 }
