@@ -8,7 +8,8 @@ use caudal_kafka::args::Isolation;
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
 use caudal_query::plan::Plan;
-use sqlx::{Connection as _, PgConnection, Row as _};
+use caudal_sink::postgres::endpoint;
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -118,7 +119,7 @@ async fn positions(
         all.insert(("processor", topic.to_owned()), next.collect());
     }
     let mut connection =
-        PgConnection::connect(database_url).await.context("cannot connect to PostgreSQL")?;
+        endpoint(database_url)?.connect().await.context("cannot connect to PostgreSQL")?;
     let rows = sqlx::query("SELECT topic, partition, next_offset FROM sink_offsets")
         .fetch_all(&mut connection)
         .await

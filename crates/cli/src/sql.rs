@@ -1,8 +1,9 @@
 //! `caudal sql "SELECT …"`: a table on the screen where psql is missing.
 
 use anyhow::{Context as _, Result};
+use caudal_sink::postgres::endpoint;
 use clap::Args;
-use sqlx::{Column as _, Connection as _, PgConnection, Row as _, ValueRef as _};
+use sqlx::{Column as _, ConnectOptions as _, Connection as _, Row as _, ValueRef as _};
 
 /// Arguments of `caudal sql`.
 #[derive(Debug, Args)]
@@ -23,7 +24,7 @@ pub async fn run(args: &SqlArgs) -> Result<()> {
         Some(url) => url.clone(),
         None => caudal_stack::Stack::open()?.database_url(),
     };
-    let mut connection = PgConnection::connect(&url).await.context(
+    let mut connection = endpoint(&url)?.connect().await.context(
         "cannot connect to PostgreSQL (--database-url); is the stack up? `caudal stack status`",
     )?;
     let rows = sqlx::raw_sql(&args.statement).fetch_all(&mut connection).await?;

@@ -11,8 +11,9 @@ use caudal_kafka::Kafka;
 use caudal_kafka::args::Isolation;
 use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
+use caudal_sink::postgres::endpoint;
 use clap::Args;
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -48,8 +49,7 @@ pub async fn run(args: &WhereArgs) -> Result<()> {
     })?
     .concat();
     let url = args.deployment.database_url()?;
-    let mut connection =
-        PgConnection::connect(&url).await.context("cannot connect to PostgreSQL")?;
+    let mut connection = endpoint(&url)?.connect().await.context("cannot connect to PostgreSQL")?;
     seen.extend(row(&mut connection, id).await?);
     seen.extend(letters(&mut connection, id).await?);
     connection.close().await.ok();

@@ -192,6 +192,33 @@ impl<'a> Reader<'a> {
         Err(self.error("number longer than 64 bits"))
     }
 
+    /// `int`: a `long` of at most 32 bits.
+    ///
+    /// # Errors
+    /// When the buffer ends or more than 32 bits are encoded.
+    pub fn int(&mut self) -> Result<i32, AvroError> {
+        let error = self.error("int beyond 32 bits");
+        i32::try_from(self.long()?).map_err(|_| error)
+    }
+
+    /// `float`.
+    ///
+    /// # Errors
+    /// When the buffer ends.
+    pub fn float(&mut self) -> Result<f32, AvroError> {
+        let error = self.error("truncated 4 bytes");
+        self.take(4)?.try_into().map(f32::from_le_bytes).map_err(|_| error)
+    }
+
+    /// The number of a union's branch or an enum's symbol, of so many.
+    ///
+    /// # Errors
+    /// When there is no such one.
+    pub fn place(&mut self, of: usize, what: &'static str) -> Result<usize, AvroError> {
+        let error = self.error(what);
+        usize::try_from(self.long()?).ok().filter(|place| *place < of).ok_or(error)
+    }
+
     /// A `long` that is a count or length no larger than what is left.
     ///
     /// # Errors
@@ -246,17 +273,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `bytes` with logicalType decimal of at most 16 bytes.
+    /// `bytes` with logicalType decimal of at most 128 bits.
     ///
     /// # Errors
     /// When it is longer than 128 bits or empty.
     pub fn decimal(&mut self) -> Result<i128, AvroError> {
         let error = self.error("decimal that is not 1 to 16 bytes");
-        let bytes = self.bytes()?;
-        let first = *bytes.first().filter(|_| bytes.len() <= 16).ok_or(error)?;
-        let mut all = [if first & 0x80 == 0 { 0 } else { 0xff }; 16];
-        all[16 - bytes.len()..].copy_from_slice(bytes);
-        Ok(i128::from_be_bytes(all))
+        units(self.bytes()?).ok_or(error)
     }
 
     /// That many bytes as they are (fixed).
@@ -297,10 +320,10 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// What `item` returns, or a count beyond what the buffer can hold.
-    pub fn blocks(
+    pub fn blocks<E: From<AvroError>>(
         &mut self,
-        mut item: impl FnMut(&mut Reader<'a>) -> Result<(), AvroError>,
-    ) -> Result<(), AvroError> {
+        mut item: impl FnMut(&mut Reader<'a>) -> Result<(), E>,
+    ) -> Result<(), E> {
         loop {
             let mut count = self.long()?;
             if count == 0 {
@@ -315,7 +338,7 @@ impl<'a> Reader<'a> {
                 let before = self.at;
                 item(self)?;
                 if self.at == before {
-                    return Err(self.error("block of items without bytes"));
+                    return Err(self.error("block of items without bytes").into());
                 }
             }
         }
@@ -348,6 +371,28 @@ impl<'a> Reader<'a> {
         self.at = end;
         Ok(taken)
     }
+}
+
+/// The number that two's complement in big-endian order says; `None` of no bytes, and beyond 128 bits.
+/// More bytes than the number needs are well: a fixed may be wider.
+#[must_use]
+pub fn units(bytes: &[u8]) -> Option<i128> {
+    let sign = if bytes.first()? & 0x80 == 0 { 0 } else { 0xff };
+    let (fill, rest) = bytes.split_at(bytes.len().saturating_sub(16));
+    let same_sign = rest.first().is_some_and(|first| (first ^ sign) & 0x80 == 0);
+    if fill.iter().any(|byte| *byte != sign) || !same_sign {
+        return None;
+    }
+    let mut all = [sign; 16];
+    all[16 - rest.len()..].copy_from_slice(rest);
+    Some(i128::from_be_bytes(all))
+}
+
+/// The usual form of a UUID (RFC 9562).
+#[must_use]
+pub fn uuid_text(bytes: [u8; 16]) -> String {
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 /// Splits Confluent framing: the schema id and the body. `None` without magic byte or id.
@@ -435,7 +480,7 @@ fn read_attributes<'a>(input: &mut Reader<'a>) -> Result<Attributes<'a>, AvroErr
         1 => {}
         _ => return Err(input.error("unknown union branch")),
     }
-    input.blocks(|input| {
+    input.blocks::<AvroError>(|input| {
         let name = input.string()?;
         attributes.push((Cow::Borrowed(name), Cow::Borrowed(input.string()?)));
         Ok(())
@@ -459,7 +504,7 @@ pub fn write_strings<'a>(out: &mut Writer, texts: impl ExactSizeIterator<Item = 
 /// [`AvroError`] when the bytes are not one.
 pub fn read_strings<'a>(input: &mut Reader<'a>) -> Result<Vec<&'a str>, AvroError> {
     let mut texts = Vec::new();
-    input.blocks(|input| {
+    input.blocks::<AvroError>(|input| {
         texts.push(input.string()?);
         Ok(())
     })?;
@@ -469,6 +514,16 @@ pub fn read_strings<'a>(input: &mut Reader<'a>) -> Result<Vec<&'a str>, AvroErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_may_have_more_bytes_than_they_need() {
+        assert_eq!(units(&[0xff, 0x38]), Some(-200));
+        assert_eq!(units(&[[0xff; 23].as_slice(), &[0xfe]].concat()), Some(-2));
+        assert_eq!(units(&[[0x01].as_slice(), &[0; 16]].concat()), None);
+        // Sixteen bytes whose sign is in a seventeenth.
+        assert_eq!(units(&[[0x00, 0x80].as_slice(), &[0; 15]].concat()), None);
+        assert_eq!(units(&[]), None);
+    }
 
     #[test]
     fn sized_contents_read_as_bytes() {

@@ -5,6 +5,7 @@
 //! without a broker.
 
 pub mod avro;
+pub mod avro_schema;
 pub mod decode;
 pub mod dedup;
 pub mod headers;

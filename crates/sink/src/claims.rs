@@ -59,11 +59,11 @@ impl Claims {
     /// [`caudal_kafka::Error`], which may pass.
     pub fn claim(&mut self, database: &mut Database, at: &TopicPartition) -> Result<Claimed> {
         let id = self.id_of(&at.0)?;
-        let claimed = match database.claim_of(at, Some(&id), None)? {
+        let claimed = match database.claim(at, Some(&id), None)? {
             Some(position) => Some(position),
             None => {
                 let (first, _) = self.offsets.watermarks(&at.0, at.1)?;
-                database.claim_of(at, Some(&id), Some(first))?
+                database.claim(at, Some(&id), Some(first))?
             }
         };
         let position =

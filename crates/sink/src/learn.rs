@@ -7,10 +7,10 @@
 use crate::columns::{Shape, Table};
 use crate::config::Route;
 use crate::fault::Fault;
-use crate::generic::Unknown;
-use crate::generic::avro_type::Type;
 use crate::generic::layout::Layout;
+use crate::generic::{Generic, Unknown};
 use crate::migrations::begin_locked;
+use caudal_core::avro_schema::Type;
 use caudal_core::decode::Record;
 use caudal_core::topics;
 use caudal_kafka::{Kafka, TopicPartition, schemas};
@@ -55,9 +55,12 @@ impl Learner {
         routes: &mut Routes,
         records: &[(TopicPartition, Record)],
     ) -> caudal_kafka::Result<Vec<Learnt>> {
+        if generics(routes).next().is_none() {
+            return Ok(Vec::new());
+        }
         if self.reconsidered.elapsed() > ABSENT {
             self.reconsidered = Instant::now();
-            generics(routes).for_each(|(_, generic)| generic.reconsider());
+            generics(routes).for_each(Generic::reconsider);
         }
         let needed = needed(routes, records);
         if needed.iter().any(|(_, unknown)| !self.found.contains_key(&unknown.id())) {
@@ -103,11 +106,9 @@ pub fn declared(routes: &Routes) -> Result<Vec<Learnt>, Fault> {
     Ok(all)
 }
 
-fn generics(
-    routes: &mut Routes,
-) -> impl Iterator<Item = (&Arc<str>, &mut crate::generic::Generic)> {
-    routes.iter_mut().filter_map(|(topic, route)| match &mut route.shape {
-        Shape::Generic(generic) => Some((topic, &mut **generic)),
+fn generics(routes: &mut Routes) -> impl Iterator<Item = &mut Generic> {
+    routes.values_mut().filter_map(|route| match &mut route.shape {
+        Shape::Generic(generic) => Some(&mut **generic),
         _ => None,
     })
 }

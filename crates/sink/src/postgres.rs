@@ -30,11 +30,25 @@ pub struct Position {
     pub ledger: Ledger,
 }
 
-/// How to connect, from a URL `postgres://user:password@host:port/database`; a Unix socket with
-/// `?host=/directory`. To another machine TLS with the server's name checked, unless it says `sslmode`.
+/// Where the server is, from a URL `postgres://user:password@host:port/database`; a Unix socket with
+/// `?host=/directory`. To another machine TLS with the server's name checked, unless the URL says
+/// `sslmode`, or the environment `PGSSLMODE`.
 ///
 /// # Errors
 /// When the URL cannot be read. Its text is not repeated: it may hold a password.
+pub fn endpoint(database_url: &str) -> Result<PgConnectOptions, Fault> {
+    let options = PgConnectOptions::from_str(database_url)?.disable_statement_logging();
+    let says_mode = database_url.contains("sslmode=")
+        || database_url.contains("ssl-mode=")
+        || std::env::var_os("PGSSLMODE").is_some();
+    let is_safe = says_mode || is_local(&options);
+    Ok(if is_safe { options } else { options.ssl_mode(PgSslMode::VerifyFull) })
+}
+
+/// How the sink connects: [`endpoint`], with its time-outs.
+///
+/// # Errors
+/// As [`endpoint`].
 pub fn options(database_url: &str) -> Result<PgConnectOptions, Fault> {
     let settings = [
         // A statement of ours takes milliseconds; these end what hangs, and the batch is tried
@@ -48,12 +62,7 @@ pub fn options(database_url: &str) -> Result<PgConnectOptions, Fault> {
         ("TimeZone", "UTC"),
         ("client_min_messages", "warning"),
     ];
-    let mut options = PgConnectOptions::from_str(database_url)?;
-    let says_mode = database_url.contains("sslmode=") || database_url.contains("ssl-mode=");
-    if !says_mode && !is_local(&options) {
-        options = options.ssl_mode(PgSslMode::VerifyFull);
-    }
-    Ok(options.application_name("caudal-sink").options(settings).disable_statement_logging())
+    Ok(endpoint(database_url)?.application_name("caudal-sink").options(settings))
 }
 
 /// Whether the server is on this machine: then nobody is in between.

@@ -4,9 +4,9 @@
 use crate::columns::{Leading, PLACE_COLUMNS, Shape};
 use crate::config::Route;
 use crate::fault::Fault;
-use crate::generic::avro_type::{Type, Unit};
 use crate::generic::table::{self, Present, Wanted};
 use crate::generic::target::Target;
+use caudal_core::avro_schema::{Type, Unit};
 use caudal_core::row::{Column, ColumnType, RowSchema};
 use sqlx::postgres::PgConnection;
 use std::collections::BTreeMap;

@@ -117,11 +117,9 @@ impl Writers<'_> {
     fn parts(&self, number: usize, outside: &mut Outside) -> anyhow::Result<Option<Parts>> {
         let topics: Vec<Arc<str>> = self.config.routes.keys().map(Arc::clone).collect();
         let caught_up = match self.args.until_caught_up {
-            true => match outside
-                .patiently("Kafka", || CaughtUp::capture(self.kafka, &topics).map(Some))?
-            {
-                Some(captured) => captured,
+            true => match outside.patiently("Kafka", || CaughtUp::capture(self.kafka, &topics))? {
                 None => return Ok(None),
+                captured => captured,
             },
             false => None,
         };

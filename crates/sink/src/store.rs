@@ -127,7 +127,7 @@ impl Database {
     ///
     /// # Errors
     /// A [`Fault`].
-    pub fn claim_of(
+    pub fn claim(
         &mut self,
         at: &TopicPartition,
         topic_id: Option<&str>,
@@ -144,18 +144,6 @@ impl Database {
             }
         }
         claimed
-    }
-
-    /// As [`Database::claim_of`], whatever the topic's id is.
-    ///
-    /// # Errors
-    /// A [`Fault`].
-    pub fn claim(
-        &mut self,
-        at: &TopicPartition,
-        first: Option<i64>,
-    ) -> Result<Option<Position>, Fault> {
-        self.claim_of(at, None, first)
     }
 
     /// Moves a claimed position over a gap; see [`postgres::pass_over`].

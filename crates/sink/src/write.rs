@@ -16,7 +16,8 @@ const ORDINAL: &str = "caudal_ordinal";
 const GONE: i32 = -1;
 
 /// A name in a statement.
-pub(crate) fn quoted(name: &str) -> String {
+#[must_use]
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -324,14 +324,13 @@ fn migrations_run_once_and_refuse_edits() {
 #[test]
 fn a_role_without_the_right_to_create_can_run_the_sink() {
     let Some(mut db) = Scratch::create() else { return };
-    let role = format!("caudal_sink_role_{}", std::process::id());
-    db.run(&format!(
-        "CREATE ROLE {role} LOGIN PASSWORD 'x';
-         GRANT SELECT ON caudal_migrations TO {role};
-         GRANT SELECT, INSERT, UPDATE ON sink_offsets, transactions, dead_letters TO {role}"
-    ));
-    let (_, rest) = db.url.split_once('@').unwrap();
-    let url = format!("postgres://{role}:x@{rest}");
+    let (role, url) = db.role(
+        "role",
+        &[
+            "SELECT ON caudal_migrations",
+            "SELECT, INSERT, UPDATE ON sink_offsets, transactions, dead_letters",
+        ],
+    );
     assert!(caudal_sink::migrate(&url).unwrap().is_empty());
     let mut sink = Sink::new(&url).claiming(&[VALIDAS]);
     sink.store(&valids(0, 0..2)).unwrap();

@@ -171,13 +171,7 @@ fn a_client_that_is_stopped_in_a_copy() {
 #[test]
 fn no_connection_is_left() {
     let Some(mut db) = Scratch::create() else { return };
-    let role = format!("caudal_sink_few_{}", std::process::id());
-    db.run(&format!(
-        "CREATE ROLE {role} LOGIN PASSWORD 'x';
-         GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}"
-    ));
-    let (_, rest) = db.url.split_once('@').unwrap();
-    let url = format!("postgres://{role}:x@{rest}");
+    let (role, url) = db.role("few", &["SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public"]);
     let mut sink = begun_at(&mut db, &url);
     let outcome = in_midst(&mut db, &mut sink, &flow(10..20), BEFORE_GOLD, |db, _| {
         db.run(&format!("ALTER ROLE {role} CONNECTION LIMIT 0; {TERMINATE}"));

@@ -72,13 +72,7 @@ fn a_changed_table() {
 #[test]
 fn a_right_that_was_taken_away() {
     let Some(mut db) = Scratch::create() else { return };
-    let role = format!("caudal_sink_poor_{}", std::process::id());
-    db.run(&format!(
-        "CREATE ROLE {role} LOGIN PASSWORD 'x';
-         GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}"
-    ));
-    let (_, rest) = db.url.split_once('@').unwrap();
-    let url = format!("postgres://{role}:x@{rest}");
+    let (role, url) = db.role("poor", &["SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public"]);
     let mut sink = Sink::new(&url).claiming(&TOPICS);
     sink.store(&flow(0..10)).unwrap();
     let outcome = in_midst(&mut db, &mut sink, &flow(10..20), BEFORE_ALERTS, |db, other| {

@@ -3,14 +3,12 @@
 //! Rows of the pipeline's own queries do not come this way: their schemas are known
 //! ([`caudal_core::row`]).
 
-mod schema;
-
 use crate::catalog::{Source, SourceColumn};
 use crate::json::Json;
 use crate::types::SqlType;
 use crate::value::{self, Value};
-use caudal_core::avro::{AvroError, Reader, unframe};
-use schema::{Kind, Type};
+use caudal_core::avro::{AvroError, Reader, unframe, units, uuid_text};
+use caudal_core::avro_schema::{Type, Unit};
 use std::collections::BTreeMap;
 
 /// Writers' schemas by the id in the framing; of one that cannot be read by, why.
@@ -61,8 +59,7 @@ impl Schemas {
             input.end()?;
             Ok(json)
         });
-        let at = body.len() - input.rest().len();
-        read.map_err(|error| error.at(at))
+        read.map_err(Misfit::text)
     }
 }
 
@@ -109,11 +106,9 @@ enum Misfit {
 }
 
 impl Misfit {
-    fn at(self, at: usize) -> String {
+    fn text(self) -> String {
         match self {
-            Misfit::Bytes(error) => {
-                format!("its value cannot be read: {} at byte {at}", error.what)
-            }
+            Misfit::Bytes(error) => format!("its value cannot be read: {error}"),
             Misfit::Other(what) => format!("its value cannot be read: {what}"),
         }
     }
@@ -125,42 +120,44 @@ impl From<AvroError> for Misfit {
     }
 }
 
-fn json(input: &mut Reader<'_>, kind: &Type, wanted: Wanted<'_>) -> Result<Json, Misfit> {
+fn json(input: &mut Reader<'_>, of: &Type, wanted: Wanted<'_>) -> Result<Json, Misfit> {
     let number = |n: i64| Json::Number(n.to_string());
-    let is_record = matches!(&*kind.kind, Kind::Null | Kind::Union(_) | Kind::Record(_));
+    let is_record = matches!(of, Type::Null | Type::Union(_) | Type::Record(_));
     if matches!(wanted, Wanted::Columns(_)) && !is_record {
         return Err(Misfit::Other("its schema is no record".to_owned()));
     }
-    Ok(match &*kind.kind {
-        Kind::Null => Json::Null,
-        Kind::Boolean => Json::Boolean(input.boolean()?),
-        Kind::Int => number(int(input)?),
-        Kind::Long(divisor) => number(input.long()?.div_euclid(*divisor)),
-        Kind::Float => Json::Number(value::double_text(f64::from(float(input)?))),
-        Kind::Double => Json::Number(value::double_text(f64::from_le_bytes(input.fixed8()?))),
-        Kind::Text => Json::Text(input.string()?.to_owned()),
-        Kind::Enum(symbols) => {
-            let place = usize::try_from(input.long()?).ok();
-            let symbol = place.and_then(|place| symbols.get(place));
-            Json::Text(symbol.ok_or(input.error("unknown symbol of an enum"))?.clone())
+    Ok(match of {
+        Type::Null => Json::Null,
+        Type::Boolean => Json::Boolean(input.boolean()?),
+        Type::Int | Type::Date => number(i64::from(input.int()?)),
+        Type::Long => number(input.long()?),
+        Type::Time(unit) | Type::Timestamp(unit) | Type::LocalTimestamp(unit) => {
+            number(millis(*unit, input.long()?))
         }
-        Kind::Decimal { scale, size } => decimal(input, *scale, *size)?,
-        Kind::Uuid { size } => uuid(sized(input, *size)?)?,
-        Kind::Opaque { name, .. } => {
-            let what = format!("a declared column is {name} in Avro, which has no type in SQL");
-            return Err(Misfit::Other(what));
+        Type::Float => Json::Number(value::double_text(f64::from(input.float()?))),
+        Type::Double => Json::Number(value::double_text(f64::from_le_bytes(input.fixed8()?))),
+        Type::Text | Type::JsonText | Type::Uuid(false) => Json::Text(input.string()?.to_owned()),
+        Type::Uuid(true) => Json::Text(uuid_text(input.fixed16()?)),
+        Type::Enum(symbols) => {
+            let place = input.place(symbols.len(), "unknown symbol of an enum")?;
+            Json::Text(symbols[place].clone())
         }
-        Kind::Array(items) => {
+        Type::Decimal(scale, size) => decimal(input, *scale, *size)?,
+        Type::Bytes | Type::Fixed(_) => {
+            let what = "a declared column is bytes or fixed in Avro, which has no type in SQL";
+            return Err(Misfit::Other(what.to_owned()));
+        }
+        Type::Array(items) => {
             let (mut all, wanted) = (Vec::new(), wanted.item());
-            each(input, |input| {
+            input.blocks::<Misfit>(|input| {
                 all.push(json(input, items, wanted)?);
                 Ok(())
             })?;
             Json::Array(all)
         }
-        Kind::Map(values) => {
+        Type::Map(values) => {
             let (mut entries, wanted) = (Vec::new(), wanted.item());
-            each(input, |input| {
+            input.blocks::<Misfit>(|input| {
                 let key = input.string()?.to_owned();
                 entries.push((key, json(input, values, wanted)?));
                 Ok(())
@@ -168,16 +165,16 @@ fn json(input: &mut Reader<'_>, kind: &Type, wanted: Wanted<'_>) -> Result<Json,
             entries.sort_by(|a, b| a.0.cmp(&b.0));
             Json::Object(entries)
         }
-        Kind::Union(branches) => {
+        Type::Union(branches) => {
             let branch = branch(input, branches)?;
             json(input, branch, wanted)?
         }
-        Kind::Record(fields) => {
+        Type::Record(fields) => {
             let mut read = Vec::new();
-            for (name, kind) in fields {
+            for (name, of) in fields {
                 match wanted.field(name) {
-                    Some(wanted) => read.push((name.clone(), json(input, kind, wanted)?)),
-                    None => skip(input, kind)?,
+                    Some(wanted) => read.push((name.clone(), json(input, of, wanted)?)),
+                    None => skip(input, of)?,
                 }
             }
             Json::Object(read)
@@ -186,111 +183,77 @@ fn json(input: &mut Reader<'_>, kind: &Type, wanted: Wanted<'_>) -> Result<Json,
 }
 
 /// Passes a value over that nobody declared.
-fn skip(input: &mut Reader<'_>, kind: &Type) -> Result<(), Misfit> {
-    match &*kind.kind {
-        Kind::Null => {}
-        Kind::Boolean => {
+fn skip(input: &mut Reader<'_>, of: &Type) -> Result<(), Misfit> {
+    match of {
+        Type::Null => {}
+        Type::Boolean => {
             input.boolean()?;
         }
-        Kind::Int | Kind::Long(_) | Kind::Enum(_) => {
+        Type::Int
+        | Type::Long
+        | Type::Enum(_)
+        | Type::Date
+        | Type::Time(_)
+        | Type::Timestamp(_)
+        | Type::LocalTimestamp(_) => {
             input.long()?;
         }
-        Kind::Float => {
-            float(input)?;
+        Type::Float => {
+            input.float()?;
         }
-        Kind::Double => {
+        Type::Double => {
             input.fixed8()?;
         }
-        Kind::Text => {
+        Type::Text | Type::JsonText | Type::Bytes | Type::Uuid(false) | Type::Decimal(_, None) => {
             input.bytes()?;
         }
-        Kind::Decimal { size, .. } | Kind::Uuid { size } | Kind::Opaque { size, .. } => {
-            sized(input, *size)?;
+        Type::Uuid(true) => {
+            input.fixed16()?;
         }
-        Kind::Array(items) => each(input, |input| skip(input, items))?,
-        Kind::Map(values) => each(input, |input| {
+        Type::Fixed(size) | Type::Decimal(_, Some(size)) => {
+            input.fixed(*size)?;
+        }
+        Type::Array(items) => input.blocks(|input| skip(input, items))?,
+        Type::Map(values) => input.blocks::<Misfit>(|input| {
             input.bytes()?;
             skip(input, values)
         })?,
-        Kind::Union(branches) => {
+        Type::Union(branches) => {
             let branch = branch(input, branches)?;
             skip(input, branch)?;
         }
-        Kind::Record(fields) => {
-            for (_, kind) in fields {
-                skip(input, kind)?;
+        Type::Record(fields) => {
+            for (_, of) in fields {
+                skip(input, of)?;
             }
         }
     }
     Ok(())
 }
 
-fn int(input: &mut Reader<'_>) -> Result<i64, Misfit> {
-    let n = input.long()?;
-    i32::try_from(n).map_err(|_| input.error("int beyond 32 bits"))?;
-    Ok(n)
-}
-
-fn float(input: &mut Reader<'_>) -> Result<f32, Misfit> {
-    let error = input.error("truncated 4 bytes");
-    Ok(f32::from_le_bytes(sized(input, Some(4))?.try_into().map_err(|_| error)?))
-}
-
-/// So many bytes; `None`: as many as the length before them says.
-fn sized<'a>(input: &mut Reader<'a>, size: Option<usize>) -> Result<&'a [u8], Misfit> {
-    let Some(size) = size else { return Ok(input.bytes()?) };
-    let rest = input.rest();
-    let (taken, rest) = rest.split_at_checked(size).ok_or(input.error("truncated bytes"))?;
-    *input = Reader::new(rest);
-    Ok(taken)
-}
-
-fn branch<'t>(input: &mut Reader<'_>, branches: &'t [Type]) -> Result<&'t Type, Misfit> {
-    let branch = usize::try_from(input.long()?).ok().and_then(|at| branches.get(at));
-    Ok(branch.ok_or(input.error("unknown branch of a union"))?)
-}
-
-/// Items of an array or map: [`Reader::blocks`] with our error.
-fn each<'a>(
-    input: &mut Reader<'a>,
-    mut item: impl FnMut(&mut Reader<'a>) -> Result<(), Misfit>,
-) -> Result<(), Misfit> {
-    let mut misfit = None;
-    let read = input.blocks(|input| {
-        item(input).map_err(|error| {
-            misfit = Some(error);
-            input.error("item")
-        })
-    });
-    match misfit {
-        Some(error) => Err(error),
-        None => Ok(read?),
+/// Moments and times of day are milliseconds.
+fn millis(unit: Unit, count: i64) -> i64 {
+    match unit {
+        Unit::Millis => count,
+        Unit::Micros => count.div_euclid(1_000),
+        Unit::Nanos => count.div_euclid(1_000_000),
     }
+}
+
+fn branch<'t>(input: &mut Reader<'_>, branches: &'t [Type]) -> Result<&'t Type, AvroError> {
+    Ok(&branches[input.place(branches.len(), "unknown branch of a union")?])
 }
 
 /// Units in big-endian two's complement, up to 128 bits.
 fn decimal(input: &mut Reader<'_>, scale: u8, size: Option<usize>) -> Result<Json, Misfit> {
-    let bytes = sized(input, size)?;
-    let misfit = input.error("decimal that is not 1 to 16 bytes");
-    let negative = bytes.first().ok_or(misfit)? & 0x80 != 0;
-    let mut wide = [if negative { 0xff } else { 0 }; 16];
-    let from = wide.len().checked_sub(bytes.len()).ok_or(misfit)?;
-    wide[from..].copy_from_slice(bytes);
-    let kind = SqlType::Decimal { precision: 38, scale };
-    let units = Value::Decimal(i128::from_be_bytes(wide));
-    Ok(Json::Number(value::to_text(&units, &kind)))
-}
-
-/// Sixteen bytes, or their text.
-fn uuid(bytes: &[u8]) -> Result<Json, Misfit> {
-    let misfit = || Misfit::Other("a uuid is neither 16 bytes nor a text".to_owned());
-    let Ok(bytes) = <[u8; 16]>::try_from(bytes) else {
-        let text = std::str::from_utf8(bytes).map_err(|_| misfit())?;
-        return Ok(Json::Text(text.to_owned()));
+    let error = input.error("decimal that is not 1 to 16 bytes");
+    let bytes = match size {
+        Some(size) => input.fixed(size)?,
+        None => input.bytes()?,
     };
-    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-    Ok(Json::Text(format!("{a}-{b}-{c}-{d}-{e}")))
+    let kind = SqlType::Decimal { precision: 38, scale };
+    let units = Value::Decimal(units(bytes).ok_or(error)?);
+    Ok(Json::Number(value::to_text(&units, &kind)))
 }
 
 #[cfg(test)]

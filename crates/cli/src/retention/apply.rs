@@ -2,11 +2,12 @@
 //! behind, and the next one goes on.
 
 use super::plan::{Look, batch};
-use super::target::{Target, quoted};
+use super::target::Target;
 use crate::verify::grouped;
 use anyhow::{Context as _, Result, bail};
 use caudal_sink::fault::{Action, Fault};
 use caudal_sink::outside::Backoff;
+use caudal_sink::write::quoted;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 use std::time::{Duration, Instant};

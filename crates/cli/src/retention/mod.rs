@@ -14,10 +14,9 @@ use clap::{Args, Subcommand};
 use keep::Keep;
 use plan::Look;
 use serde::Serialize;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions as _, Connection as _};
 use std::path::PathBuf;
-use std::str::FromStr as _;
 use std::time::Instant;
 use target::Target;
 
@@ -147,13 +146,9 @@ impl RetentionArgs {
             ("enable_sort", "off"),
             ("TimeZone", "UTC"),
         ];
-        let options = PgConnectOptions::from_str(&url)
-            .context(
-                "--database-url cannot be read (its text is not repeated: it may hold a password)",
-            )?
+        let options = caudal_sink::postgres::endpoint(&url)?
             .application_name("caudal-retention")
-            .options(settings)
-            .disable_statement_logging();
+            .options(settings);
         options.connect().await.context("cannot connect to PostgreSQL (--database-url)")
     }
 }

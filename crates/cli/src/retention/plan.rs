@@ -1,9 +1,10 @@
 //! What would be deleted: looked at once, so that each batch knows its pages.
 
 use super::keep::Keep;
-use super::target::{PAGES, Target, quoted};
+use super::target::{PAGES, Target};
 use anyhow::{Context as _, Result};
 use caudal_core::time::to_rfc3339;
+use caudal_sink::write::quoted;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};

@@ -7,6 +7,7 @@ use caudal_query::plan::Plan;
 use caudal_service::exit::Usage;
 use caudal_sink::columns::{Leading, Shape};
 use caudal_sink::config::{Config, Route};
+use caudal_sink::write::quoted;
 use std::ops::Range;
 
 /// Pages that are looked at and deleted from at a time: the range of a BRIN index.
@@ -27,11 +28,6 @@ pub struct Target {
     money: (&'static str, &'static str),
     /// The key of a row as its topic writes it, as an expression; where `verify` compares by it.
     key: Option<String>,
-}
-
-/// A name in a statement.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn literal(text: &str) -> String {

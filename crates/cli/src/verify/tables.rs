@@ -10,10 +10,9 @@ use anyhow::{Context as _, Result};
 use caudal_core::money::{Currency, Sums};
 use caudal_core::row::Value;
 use caudal_query::plan::{Amount, Plan};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
 use std::collections::BTreeMap;
-use std::str::FromStr as _;
 
 /// Rows that one FETCH brings.
 const FETCHED: usize = 5_000;
@@ -52,13 +51,9 @@ impl Snapshot {
             ("idle_in_transaction_session_timeout", "0"),
             ("TimeZone", "UTC"),
         ];
-        let options = PgConnectOptions::from_str(database_url)
-            .context(
-                "--database-url cannot be read (its text is not repeated: it may hold a password)",
-            )?
+        let options = caudal_sink::postgres::endpoint(database_url)?
             .application_name("caudal-verify")
-            .options(settings)
-            .disable_statement_logging();
+            .options(settings);
         let mut connection = options.connect().await.context(
             "cannot connect to PostgreSQL (--database-url); is the stack up? `caudal stack status`",
         )?;

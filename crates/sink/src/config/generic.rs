@@ -3,9 +3,9 @@
 use super::file::{PkMode, TopicKeys, ValueKeys, Written};
 use super::{InsertMode, KeyError, Route};
 use crate::columns::{Shape, Table};
-use crate::generic::avro_type::Type;
 use crate::generic::layout::Naming;
 use crate::generic::{Format, Generic, Key, Settings};
+use caudal_core::avro_schema::Type;
 use caudal_core::schema::{id_of, sorted_json};
 use std::path::Path;
 use std::sync::Arc;

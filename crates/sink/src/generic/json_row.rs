@@ -1,13 +1,13 @@
 //! JSON objects by a declared schema: as Kafka Connect's `JsonConverter` without schemas, but typed.
 //! Numbers are read from their digits, never through a double.
 
-use super::avro_type::Type;
 use super::layout::{Bound, Step};
 use super::target::Target;
 use super::value::{self, Unfit};
 use crate::columns::Cell;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use caudal_core::avro_schema::Type;
 use caudal_core::json::{Fields, read_fields, read_string};
 use caudal_core::reject::{Reason, Rejection};
 use caudal_core::time::parse_rfc3339;

@@ -1,11 +1,11 @@
 //! An Avro value as JSON text, for columns of type jsonb and json: decimals with all their digits,
 //! moments in RFC 3339, bytes in base 64 as Kafka Connect's JSON has them.
 
-use super::avro_type::{Type, Unit};
-use super::value::{Unfit, days, decimal_bytes, integer, real, symbol, units, uuid_text};
+use super::value::{Unfit, decimal_bytes, symbol};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as STANDARD;
-use caudal_core::avro::Reader;
+use caudal_core::avro::{Reader, units, uuid_text};
+use caudal_core::avro_schema::{Type, Unit};
 use caudal_core::reject::Reason;
 use caudal_core::time::to_rfc3339;
 use std::fmt::Write as _;
@@ -18,14 +18,15 @@ pub fn write(of: &Type, input: &mut Reader<'_>, out: &mut String) -> Result<(), 
     match of {
         Type::Null => out.push_str("null"),
         Type::Boolean => out.push_str(if input.boolean()? { "true" } else { "false" }),
-        Type::Int | Type::Long => push(out, integer(of, input)?),
-        Type::Float => double(f64::from(real(input)?), out),
+        Type::Int => push(out, input.int()?),
+        Type::Long => push(out, input.long()?),
+        Type::Float => double(f64::from(input.float()?), out),
         Type::Double => double(f64::from_le_bytes(input.fixed8()?), out),
         Type::Bytes => base64(input.bytes()?, out),
         Type::Fixed(size) => base64(input.fixed(*size)?, out),
         Type::Text | Type::Uuid(false) => string(input.string()?, out)?,
         Type::JsonText => out.push_str(input.string()?),
-        Type::Uuid(true) => string(&uuid_text(&input.fixed16()?), out)?,
+        Type::Uuid(true) => string(&uuid_text(input.fixed16()?), out)?,
         Type::Enum(symbols) => string(symbol(symbols, input)?, out)?,
         Type::Decimal(scale, size) => {
             let wide = Unfit::Value(Reason::Amount, "a decimal beyond 128 bits within JSON");
@@ -33,7 +34,7 @@ pub fn write(of: &Type, input: &mut Reader<'_>, out: &mut String) -> Result<(), 
             decimal(units, *scale, out);
         }
         Type::Date => {
-            let text = rfc3339(i64::from(days(input)?).checked_mul(86_400_000_000))?;
+            let text = rfc3339(i64::from(input.int()?).checked_mul(86_400_000_000))?;
             string(text.split('T').next().unwrap_or(&text), out)?;
         }
         Type::Time(unit) => time(*unit, input.long()?, out)?,
@@ -42,13 +43,17 @@ pub fn write(of: &Type, input: &mut Reader<'_>, out: &mut String) -> Result<(), 
             let text = rfc3339(unit.micros(input.long()?))?;
             string(text.trim_end_matches('Z'), out)?;
         }
-        Type::Array(items) => array(items, input, out)?,
-        Type::Map(values) => map(values, input, out)?,
+        Type::Array(items) => {
+            separated(('[', ']'), input, out, |input, out| write(items, input, out))?;
+        }
+        Type::Map(values) => separated(('{', '}'), input, out, |input, out| {
+            string(input.string()?, out)?;
+            out.push(':');
+            write(values, input, out)
+        })?,
         Type::Union(branches) => {
-            let error = input.error("unknown union branch");
-            let at = usize::try_from(input.long()?).ok();
-            let branch = at.and_then(|at| branches.get(at)).ok_or(error)?;
-            write(branch, input, out)?;
+            let at = input.place(branches.len(), "unknown union branch")?;
+            write(&branches[at], input, out)?;
         }
         Type::Record(fields) => {
             out.push('{');
@@ -108,45 +113,21 @@ fn time(unit: Unit, count: i64, out: &mut String) -> Result<(), Unfit> {
     Ok(())
 }
 
-fn array(items: &Type, input: &mut Reader<'_>, out: &mut String) -> Result<(), Unfit> {
-    out.push('[');
-    let mut unfit = None;
+/// The items of an array or a map, between these.
+fn separated<'a>(
+    (open, close): (char, char),
+    input: &mut Reader<'a>,
+    out: &mut String,
+    mut item: impl FnMut(&mut Reader<'a>, &mut String) -> Result<(), Unfit>,
+) -> Result<(), Unfit> {
+    out.push(open);
     let mut first = true;
     input.blocks(|input| {
         out.push_str(if std::mem::take(&mut first) { "" } else { "," });
-        keep(write(items, input, out), &mut unfit)
+        item(input, out)
     })?;
-    out.push(']');
-    unfit.map_or(Ok(()), Err)
-}
-
-fn map(values: &Type, input: &mut Reader<'_>, out: &mut String) -> Result<(), Unfit> {
-    out.push('{');
-    let mut unfit = None;
-    let mut first = true;
-    input.blocks(|input| {
-        out.push_str(if std::mem::take(&mut first) { "" } else { "," });
-        keep(string(input.string()?, out), &mut unfit)?;
-        out.push(':');
-        keep(write(values, input, out), &mut unfit)
-    })?;
-    out.push('}');
-    unfit.map_or(Ok(()), Err)
-}
-
-/// Bytes that are wrong end the reading; of values that are, the first is told at the end.
-fn keep(
-    outcome: Result<(), Unfit>,
-    unfit: &mut Option<Unfit>,
-) -> Result<(), caudal_core::avro::AvroError> {
-    match outcome {
-        Err(Unfit::Bytes(error)) => Err(error),
-        Err(value) => {
-            unfit.get_or_insert(value);
-            Ok(())
-        }
-        Ok(()) => Ok(()),
-    }
+    out.push(close);
+    Ok(())
 }
 
 fn base64(bytes: &[u8], out: &mut String) {

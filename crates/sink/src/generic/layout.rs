@@ -1,11 +1,11 @@
 //! From the fields of a schema to columns: which there are, what they are called, and the way through
 //! a value that meets each of them.
 
-use super::avro_type::Type;
 use super::target::Target;
 use super::value::{self, Unfit};
 use crate::columns::Cell;
 use caudal_core::avro::Reader;
+use caudal_core::avro_schema::Type;
 use caudal_core::reject::{Reason, Rejection};
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -1,11 +1,10 @@
 //! Topics that are not the pipeline's own: Avro under any schema that is known, JSON under a declared
 //! one, into a table made from the schema or one that is there.
 //!
-//! A record is read by its writer's schema ([`avro_type`], [`layout`]), value by value into the types
+//! A record is read by its writer's schema ([`layout`]), value by value into the types
 //! of the table's columns ([`value`], [`json_text`], [`json_row`], [`target`]). The first record of a
 //! schema has the table looked at, and made or widened where the file allows it ([`table`]).
 
-pub mod avro_type;
 pub mod json_row;
 pub mod json_text;
 pub mod layout;
@@ -17,8 +16,8 @@ use crate::columns::{Cell, Row, Table};
 use crate::config::InsertMode;
 use crate::fault::Fault;
 use crate::write::quoted;
-use avro_type::Type;
 use caudal_core::avro::unframe;
+use caudal_core::avro_schema::Type;
 use caudal_core::decode::Record;
 use caudal_core::reject::{Reason, Rejection};
 use layout::{Bound, Given, Layout, Naming};
@@ -62,9 +61,9 @@ pub enum Key {
     Nothing,
     /// Topic, partition and offset, in columns of these names.
     Place([String; 3]),
-    /// The record's key: these of its fields (none: all); the name of its column where it has none.
+    /// The record's key: these of its fields, or the name of the one column of a key without fields.
     Record(Format, Vec<String>),
-    /// These fields of the value; none: all.
+    /// These fields of the value.
     Value(Vec<String>),
 }
 

@@ -1,11 +1,11 @@
 //! Tables made from schemas (`auto.create`), and brought up to the schemas that come later
 //! (`auto.evolve`). Nothing is ever dropped or retyped: what does not fit is said, with what to do.
 
-use super::avro_type::Type;
 use super::layout::Given;
 use super::target::Target;
 use crate::fault::Fault;
 use crate::write::quoted;
+use caudal_core::avro_schema::Type;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! Types of PostgreSQL's columns, as far as the sink writes them.
 
-use super::avro_type::Type;
+use caudal_core::avro_schema::Type;
 
 /// Type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

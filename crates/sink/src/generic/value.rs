@@ -1,10 +1,10 @@
 //! One value: from the bytes of an Avro body to the cell of a column.
 
-use super::avro_type::Type;
 use super::target::Target;
 use crate::columns::Cell;
 use crate::copy::FIRST_TIMESTAMP;
-use caudal_core::avro::{AvroError, Reader};
+use caudal_core::avro::{AvroError, Reader, units, uuid_text};
+use caudal_core::avro_schema::Type;
 use caudal_core::reject::Reason;
 use std::borrow::Cow;
 
@@ -37,10 +37,11 @@ pub fn cell<'a>(of: &Type, to: Target, input: &mut Reader<'a>) -> Result<Cell<'a
         return json_cell(of, to, input);
     }
     match of {
-        Type::Int | Type::Long => whole(integer(of, input)?, to),
+        Type::Int => whole(i64::from(input.int()?), to),
+        Type::Long => whole(input.long()?, to),
         Type::Boolean => Ok(Cell::Boolean(input.boolean()?)),
         Type::Float => {
-            let value = real(input)?;
+            let value = input.float()?;
             Ok(match to {
                 Target::Double => Cell::Double(f64::from(value).to_bits()),
                 _ => Cell::Real(value.to_bits()),
@@ -53,14 +54,14 @@ pub fn cell<'a>(of: &Type, to: Target, input: &mut Reader<'a>) -> Result<Cell<'a
         Type::Uuid(true) => {
             let bytes = input.fixed16()?;
             Ok(match to {
-                Target::Text => Cell::Text(uuid_text(&bytes).into()),
+                Target::Text => Cell::Text(uuid_text(bytes).into()),
                 _ => Cell::Uuid(bytes),
             })
         }
         Type::JsonText => Ok(Cell::Text(input.string()?.into())),
         Type::Enum(symbols) => Ok(Cell::Text(symbol(symbols, input)?.to_owned().into())),
         Type::Decimal(scale, size) => decimal(*scale, *size, to, input),
-        Type::Date => Ok(Cell::Date(days(input)?)),
+        Type::Date => Ok(Cell::Date(input.int()?)),
         Type::Time(unit) => time(unit.micros(input.long()?)),
         Type::Timestamp(unit) => moment(unit.micros(input.long()?)).map(Cell::Timestamp),
         Type::LocalTimestamp(unit) => moment(unit.micros(input.long()?)).map(Cell::LocalTimestamp),
@@ -80,16 +81,6 @@ fn json_cell<'a>(of: &Type, to: Target, input: &mut Reader<'a>) -> Result<Cell<'
     Ok(if to == Target::Jsonb { Cell::Json(json) } else { Cell::Text(json.into()) })
 }
 
-/// `int` and `long`.
-pub(super) fn integer(of: &Type, input: &mut Reader<'_>) -> Result<i64, AvroError> {
-    let error = input.error("int beyond 32 bits");
-    let number = input.long()?;
-    match of {
-        Type::Int if i32::try_from(number).is_err() => Err(error),
-        _ => Ok(number),
-    }
-}
-
 /// A whole number for that column.
 pub(super) fn whole(number: i64, to: Target) -> Result<Cell<'static>, Unfit> {
     Ok(match to {
@@ -98,18 +89,6 @@ pub(super) fn whole(number: i64, to: Target) -> Result<Cell<'static>, Unfit> {
         Target::Numeric(_) => Cell::Numeric { units: i128::from(number), scale: 0 },
         _ => Cell::Long(number),
     })
-}
-
-/// `float`.
-pub(super) fn real(input: &mut Reader<'_>) -> Result<f32, AvroError> {
-    let bytes = input.fixed(4)?;
-    Ok(f32::from_le_bytes(bytes.try_into().unwrap_or_default()))
-}
-
-/// `date`.
-pub(super) fn days(input: &mut Reader<'_>) -> Result<i32, AvroError> {
-    let error = input.error("date beyond 32 bits");
-    i32::try_from(input.long()?).map_err(|_| error)
 }
 
 /// A text for that column.
@@ -125,9 +104,7 @@ pub(super) fn symbol<'t>(
     symbols: &'t [String],
     input: &mut Reader<'_>,
 ) -> Result<&'t str, AvroError> {
-    let error = input.error("unknown symbol of an enum");
-    let at = usize::try_from(input.long()?).ok();
-    at.and_then(|at| symbols.get(at)).map(String::as_str).ok_or(error)
+    Ok(&symbols[input.place(symbols.len(), "unknown symbol of an enum")?])
 }
 
 /// The bytes of a decimal: two's complement, big-endian.
@@ -141,21 +118,6 @@ pub(super) fn decimal_bytes<'a>(
         None => input.bytes()?,
     };
     if bytes.is_empty() { Err(error) } else { Ok(bytes) }
-}
-
-/// Up to 128 bits of two's complement as a number; `None` of more.
-pub(super) fn units(bytes: &[u8]) -> Option<i128> {
-    let sign = if bytes.first()? & 0x80 == 0 { 0 } else { 0xff };
-    let spare = bytes.len().saturating_sub(16);
-    // A fixed may be wider than its number.
-    let (fill, rest) = bytes.split_at(spare);
-    let same_sign = rest.first().is_some_and(|first| (first ^ sign) & 0x80 == 0);
-    if fill.iter().any(|byte| *byte != sign) || !same_sign {
-        return None;
-    }
-    let mut all = [sign; 16];
-    all[16 - rest.len()..].copy_from_slice(rest);
-    Some(i128::from_be_bytes(all))
 }
 
 fn decimal<'a>(
@@ -196,12 +158,6 @@ pub(super) fn moment(micros: Option<i64>) -> Result<i64, Unfit> {
     inside.ok_or(Unfit::Value(Reason::Timestamp, "beyond what a timestamp can hold"))
 }
 
-/// The usual form of a UUID (RFC 9562).
-pub(super) fn uuid_text(bytes: &[u8; 16]) -> String {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
-}
-
 fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
     let bytes = text.as_bytes();
     let hyphens = [8, 13, 18, 23];
@@ -239,10 +195,6 @@ mod tests {
         assert!(matches!(rounded, Err(Unfit::Value(Reason::Amount, _))));
         let wide = [[0x01].as_slice(), &[0; 16]].concat();
         assert!(matches!(decimal_of(&wide, 0, numeric), Ok(Cell::WideNumeric { .. })));
-        // Sixteen bytes whose sign is in a seventeenth.
-        let wide = [[0x00, 0x80].as_slice(), &[0; 15]].concat();
-        assert_eq!(units(&wide), None);
-        assert_eq!(units(&[[0xff; 9].as_slice(), &[0xfe; 1]].concat()), Some(-2));
         assert!(matches!(decimal_of(&[], 0, numeric), Err(Unfit::Bytes(_))));
     }
 
@@ -252,13 +204,13 @@ mod tests {
         assert_eq!(whole(-32_768, Target::SmallInt), Ok(Cell::Small(-32_768)));
         assert_eq!(whole(1 << 31, Target::Integer), Err(TOO_LARGE));
         assert!(time(Some(DAY)).is_ok() && time(Some(DAY + 1)).is_err() && time(None).is_err());
-        assert!(moment(super::super::avro_type::Unit::Millis.micros(i64::MAX)).is_err());
+        assert!(moment(caudal_core::avro_schema::Unit::Millis.micros(i64::MAX)).is_err());
     }
 
     #[test]
     fn uuids_read_and_write() {
         let text = "0f8fad5b-d9cb-469f-a165-70867728950e";
-        assert_eq!(uuid_text(&uuid_bytes(text).unwrap()), text);
+        assert_eq!(uuid_text(uuid_bytes(text).unwrap()), text);
         for wrong in ["", "0f8fad5bd9cb469fa16570867728950e", &text.replace('f', "g")] {
             assert_eq!(uuid_bytes(wrong), None, "{wrong}");
         }

@@ -4,6 +4,7 @@ pub mod midst;
 pub mod proxy;
 
 use caudal_core::avro::{self, Writer};
+use caudal_core::avro_schema::Type;
 use caudal_core::decode::Record;
 use caudal_core::headers;
 use caudal_core::money::Amount;
@@ -17,7 +18,6 @@ use caudal_sink::columns::Shape;
 use caudal_sink::config::Config;
 use caudal_sink::fault::Fault;
 use caudal_sink::generic::Unknown;
-use caudal_sink::generic::avro_type::Type;
 use caudal_sink::postgres::Position;
 use caudal_sink::store::{Database, PARENT_TRIES, Stored, Trouble};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -88,6 +88,16 @@ impl Scratch {
         self.text(&format!("SELECT count(*) FROM {table}")).parse().unwrap()
     }
 
+    /// A role that may do no more than that, and the URL of a session of its own.
+    pub fn role(&mut self, name: &str, rights: &[&str]) -> (String, String) {
+        let role = format!("caudal_sink_{name}_{}", std::process::id());
+        self.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'"));
+        rights.iter().for_each(|right| self.run(&format!("GRANT {right} TO {role}")));
+        let (_, rest) = self.url.split_once('@').unwrap();
+        let url = format!("postgres://{role}:x@{rest}");
+        (role, url)
+    }
+
     pub fn writer(&self) -> Sink {
         Sink::new(&self.url)
     }
@@ -147,7 +157,7 @@ impl Sink {
     }
 
     pub fn try_claim(&mut self, topic: &str, partition: i32) -> Result<Position, Fault> {
-        Ok(self.database.claim(&at(topic, partition), Some(0))?.unwrap())
+        Ok(self.database.claim(&at(topic, partition), None, Some(0))?.unwrap())
     }
 
     pub fn claiming(mut self, topics: &[&str]) -> Sink {

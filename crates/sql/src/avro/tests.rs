@@ -143,10 +143,8 @@ fn a_schema_that_contains_itself_or_is_too_large_is_refused_with_words() {
     let endless = r#"{"type": "record", "name": "E", "fields": [{"name": "e", "type": "E"}]}"#;
     assert!(schemas.add(1, endless).expect_err("recursive").contains("contains itself"));
     let error = read(&schemas, &[0, 0, 0, 0, 1, 2], "n INT").expect_err("refused");
-    assert!(
-        error.contains("schema id 1 of caudal_esquemas: the type E contains itself"),
-        "{error}"
-    );
+    assert!(error.contains("schema id 1 of caudal_esquemas: "), "{error}");
+    assert!(error.contains("the type E contains itself"), "{error}");
     let mut deep = r#""int""#.to_owned();
     for _ in 0..64 {
         deep = format!(r#"{{"type": "array", "items": {deep}}}"#);

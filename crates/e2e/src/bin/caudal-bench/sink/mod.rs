@@ -13,6 +13,7 @@ use crate::gauge;
 use crate::results::{self, number};
 use crate::samples::Samples;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use caudal_core::avro_schema::Type;
 use caudal_core::decode::Record;
 use caudal_e2e::query;
 use caudal_kafka::TopicPartition;
@@ -20,7 +21,6 @@ use caudal_sink::batch::Batch;
 use caudal_sink::columns::Shape;
 use caudal_sink::config::Config;
 use caudal_sink::generic::Unknown;
-use caudal_sink::generic::avro_type::Type;
 use caudal_sink::store::Database;
 use caudal_stack::Stack;
 use load::Case;
@@ -163,7 +163,7 @@ impl Bench {
     fn write(&self, records: Records, batch: usize) -> Result<()> {
         let mut database = Database::new(&self.url)?;
         let Some((at, _)) = records.first().cloned() else { return Ok(()) };
-        let position = database.claim(&at, Some(0))?.context("claim")?;
+        let position = database.claim(&at, None, Some(0))?.context("claim")?;
         let mut owned = BTreeMap::from([(at, position)]);
         let mut records = records.into_iter();
         loop {

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 /// Deepest nesting of types: a value of a deeper schema would need that much stack.
 const DEEPEST: usize = 32;
+/// Most types within one, where each name stands for its type: records that name one another twice
+/// grow like powers of two, and their values need take no bytes.
+const MOST: usize = 10_000;
 
 /// Units of a moment or of a time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,12 +86,22 @@ impl Type {
     /// Reads a schema.
     ///
     /// # Errors
-    /// What is wrong with it, in words: no valid schema, a type that contains itself, or nesting
-    /// deeper than 32.
+    /// What is wrong with it, in words: no valid schema, a type that contains itself, nesting deeper
+    /// than 32, or more than 10,000 types.
     pub fn parse(avsc: &str) -> Result<Type, String> {
         apache_avro::Schema::parse_str(avsc).map_err(|e| format!("no Avro schema: {e}"))?;
         let json: Json = serde_json::from_str(avsc).map_err(|e| format!("no JSON: {e}"))?;
         Names::default().read(&json, "", 0)
+    }
+
+    /// How many types it is, itself included.
+    fn size(&self) -> usize {
+        1 + match self {
+            Type::Array(of) | Type::Map(of) => of.size(),
+            Type::Union(branches) => branches.iter().map(Type::size).sum(),
+            Type::Record(fields) => fields.iter().map(|(_, of)| of.size()).sum(),
+            _ => 0,
+        }
     }
 
     /// Whether it is a record, and the fields of that.
@@ -124,15 +137,20 @@ impl Type {
     }
 }
 
-/// Types by full name; `None` while one is being read.
 #[derive(Default)]
-struct Names(BTreeMap<String, Option<Type>>);
+struct Names {
+    /// By full name; `None` while one is being read.
+    known: BTreeMap<String, Option<Type>>,
+    /// Types so far, those that a name stands for included.
+    size: usize,
+}
 
 impl Names {
     fn read(&mut self, json: &Json, space: &str, depth: usize) -> Result<Type, String> {
         if depth > DEEPEST {
-            return Err(format!("types nested deeper than {DEEPEST}"));
+            return Err(format!("its types are nested deeper than {DEEPEST}"));
         }
+        self.grow(1)?;
         match json {
             Json::String(name) => self.named(name, space),
             Json::Array(branches) => {
@@ -150,14 +168,27 @@ impl Names {
         }
     }
 
-    fn named(&self, name: &str, space: &str) -> Result<Type, String> {
+    fn grow(&mut self, by: usize) -> Result<(), String> {
+        self.size += by;
+        match self.size > MOST {
+            true => Err(format!("it has more than {MOST} types within one another")),
+            false => Ok(()),
+        }
+    }
+
+    fn named(&mut self, name: &str, space: &str) -> Result<Type, String> {
         if let Some(primitive) = primitive(name) {
             return Ok(primitive);
         }
-        let found = self.0.get(&full_name(name, space)).or_else(|| self.0.get(name));
+        let found = self.known.get(&full_name(name, space)).or_else(|| self.known.get(name));
         match found {
-            Some(Some(of)) => Ok(of.clone()),
-            Some(None) => Err(format!("{name} contains itself; such a value has no row")),
+            Some(Some(of)) => {
+                let size = of.size();
+                // A type that is too large is not copied to find that out.
+                let of = if self.size + size > MOST { Type::Null } else { of.clone() };
+                self.grow(size).map(|()| of)
+            }
+            Some(None) => Err(format!("the type {name} contains itself")),
             None => Err(format!("{name} is no type")),
         }
     }
@@ -175,7 +206,7 @@ impl Names {
             "array" => Type::Array(Box::new(self.read(&json["items"], space, depth + 1)?)),
             "map" => Type::Map(Box::new(self.read(&json["values"], space, depth + 1)?)),
             "record" | "error" => {
-                self.0.insert(name.clone(), None);
+                self.known.insert(name.clone(), None);
                 let inner = name.rsplit_once('.').map_or("", |(inner, _)| inner).to_owned();
                 let fields = json["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
                 let field = |field: &Json| {
@@ -201,7 +232,7 @@ impl Names {
             },
         };
         if matches!(of, Type::Record(_) | Type::Enum(_)) || kind == "fixed" {
-            self.0.insert(name, Some(of.clone()));
+            self.known.insert(name, Some(of.clone()));
         }
         Ok(of)
     }
@@ -302,11 +333,23 @@ mod tests {
     #[test]
     fn what_has_no_row_is_refused_in_words() {
         let error = record(r#"{"name": "next", "type": ["null", "R"]}"#).unwrap_err();
-        assert!(error.contains("next: R contains itself"), "{error}");
+        assert!(error.contains("next: the type R contains itself"), "{error}");
         assert!(Type::parse("{").unwrap_err().contains("no Avro schema"));
         let deep = (0..40).fold("\"int\"".to_owned(), |inner, _| {
             format!(r#"{{"type": "array", "items": {inner}}}"#)
         });
         assert!(Type::parse(&deep).unwrap_err().contains("deeper than 32"));
+        // Each record holds the one before twice: 2^20 values that take no byte.
+        let wide = (1..20).fold(
+            r#"{"type": "record", "name": "W0", "fields": []}"#.to_owned(),
+            |inner, n| {
+                let before = n - 1;
+                format!(
+                    r#"{{"type": "record", "name": "W{n}", "fields": [
+                    {{"name": "a", "type": {inner}}}, {{"name": "b", "type": "W{before}"}}]}}"#
+                )
+            },
+        );
+        assert!(Type::parse(&wide).unwrap_err().contains("more than 10000 types"));
     }
 }
