@@ -13,8 +13,10 @@ use caudal_core::reject::Reason;
 use caudal_core::sequence::Sequence;
 use caudal_kafka::TopicPartition;
 use caudal_service::exit::Halt;
-use rustc_hash::FxHashMap;
+use hashbrown::hash_table::{Entry, HashTable};
+use rustc_hash::FxBuildHasher;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -55,6 +57,9 @@ pub struct TableRows {
     pub rows: Vec<Row>,
 }
 
+/// By partition: the position before a batch, and the one after it.
+pub type Moves = BTreeMap<TopicPartition, (i64, Position)>;
+
 /// A batch, ready to be stored.
 #[derive(Debug)]
 pub struct Batch {
@@ -68,8 +73,8 @@ pub struct Batch {
     pub received_dead: Vec<bool>,
     /// Rows by table.
     pub tables: Vec<TableRows>,
-    /// By partition: the position before, and the one after with the ledger still as before.
-    pub moves: BTreeMap<TopicPartition, (i64, Position)>,
+    /// The ledgers are still as before.
+    pub moves: Moves,
 }
 
 impl Batch {
@@ -83,28 +88,22 @@ impl Batch {
         owned: &BTreeMap<TopicPartition, Position>,
         routes: &BTreeMap<Arc<str>, Route>,
     ) -> Result<Batch, Halt> {
-        let mut moves: BTreeMap<TopicPartition, (i64, Position)> = BTreeMap::new();
+        let mut moves = BTreeMap::new();
         let mut fresh = Vec::with_capacity(records.len());
+        // Records come in runs of one partition: what is known of it is looked up once a run.
+        let mut lane: Option<Lane> = None;
         for (at, record) in records {
-            let (Some(position), Some(route)) = (owned.get(&at), routes.get(&at.0)) else {
-                continue;
-            };
-            if !moves.contains_key(&at) {
-                if record.offset < position.next_offset {
-                    continue;
-                }
-                moves.insert(at.clone(), (position.next_offset, position.clone()));
+            if lane.as_ref().is_none_or(|lane| lane.at != at) {
+                lane.take().into_iter().for_each(|done| done.close(&mut moves));
+                lane = Lane::open(&at, &mut moves, owned, routes);
             }
-            let Some((_, position)) = moves.get_mut(&at) else { continue };
-            if record.offset < position.next_offset {
-                continue;
+            if let Some(lane) = &mut lane
+                && lane.takes(&record)?
+            {
+                fresh.push((at, record));
             }
-            if !route.compacted {
-                check_sequence(&at, &record, position)?;
-            }
-            position.next_offset = record.offset + 1;
-            fresh.push((at, record));
         }
+        lane.into_iter().for_each(|done| done.close(&mut moves));
         let mut batch = Batch::of(fresh, moves);
         batch.encode(routes, &BTreeSet::new());
         Ok(batch)
@@ -123,10 +122,7 @@ impl Batch {
         batch
     }
 
-    fn of(
-        records: Vec<(TopicPartition, Record)>,
-        moves: BTreeMap<TopicPartition, (i64, Position)>,
-    ) -> Batch {
+    fn of(records: Vec<(TopicPartition, Record)>, moves: Moves) -> Batch {
         Batch {
             fates: vec![Fate::Row; records.len()],
             money: vec![None; records.len()],
@@ -143,11 +139,45 @@ impl Batch {
         self.records.is_empty()
     }
 
+    /// The positions as they are when this batch is stored, but for the ledgers, which the database
+    /// has a say in.
+    #[must_use]
+    pub fn leaves(
+        &self,
+        owned: &BTreeMap<TopicPartition, Position>,
+    ) -> BTreeMap<TopicPartition, Position> {
+        let mut after = owned.clone();
+        for (at, position) in &mut after {
+            if let Some((_, moved)) = self.moves.get(at) {
+                position.clone_from(moved);
+            }
+        }
+        after
+    }
+
+    /// Takes over the ledgers that the batch before this one left: it was built before that was
+    /// stored.
+    pub fn take_ledgers(&mut self, owned: &BTreeMap<TopicPartition, Position>) {
+        for (at, (_, position)) in &mut self.moves {
+            if let Some(stored) = owned.get(at) {
+                position.ledger.clone_from(&stored.ledger);
+            }
+        }
+    }
+
     fn encode(&mut self, routes: &BTreeMap<Arc<str>, Route>, superseded: &BTreeSet<usize>) {
-        let mut encoders: BTreeMap<&str, Encoder<'_>> =
-            routes.iter().map(|(topic, route)| (&**topic, Encoder::of(route))).collect();
+        let mut encoders: Vec<Encoder<'_>> = Vec::new();
+        let mut last = 0;
         for (at, (partition, record)) in self.records.iter().enumerate() {
-            let Some(encoder) = encoders.get_mut(&*partition.0) else { continue };
+            let is_of = |encoder: &Encoder<'_>| *encoder.route.topic == *partition.0;
+            if !encoders.get(last).is_some_and(is_of) {
+                last = encoders.iter().position(is_of).unwrap_or(encoders.len());
+                if last == encoders.len() {
+                    let Some(route) = routes.get(&partition.0) else { continue };
+                    encoders.push(Encoder::of(route));
+                }
+            }
+            let encoder = &mut encoders[last];
             if matches!(encoder.route.shape, Shape::DeadLetter) {
                 self.received_dead[at] = true;
                 continue;
@@ -158,18 +188,74 @@ impl Batch {
                 false => encoder.add(at, record, &self.records, money),
             };
         }
-        let tables = encoders.into_values().map(|encoder| encoder.rows);
+        // One order for all batches and sinks, or they would wait for each other.
+        encoders.sort_by(|a, b| a.route.topic.cmp(&b.route.topic));
+        let tables = encoders.into_iter().map(|encoder| encoder.rows);
         self.tables = tables.filter(|rows| !rows.rows.is_empty()).collect();
+    }
+}
+
+/// One partition's part in a batch that is being built.
+struct Lane {
+    at: TopicPartition,
+    compacted: bool,
+    /// The position before.
+    expected: i64,
+    after: Position,
+}
+
+impl Lane {
+    /// `None` where the partition is not to be stored.
+    fn open(
+        at: &TopicPartition,
+        moves: &mut Moves,
+        owned: &BTreeMap<TopicPartition, Position>,
+        routes: &BTreeMap<Arc<str>, Route>,
+    ) -> Option<Lane> {
+        let position = owned.get(at)?;
+        let compacted = routes.get(&at.0)?.compacted;
+        let (expected, after) =
+            moves.remove(at).unwrap_or_else(|| (position.next_offset, position.clone()));
+        Some(Lane { at: at.clone(), compacted, expected, after })
+    }
+
+    /// Whether a record is new, and so is the next.
+    fn takes(&mut self, record: &Record) -> Result<bool, Halt> {
+        if record.offset < self.after.next_offset {
+            return Ok(false);
+        }
+        if !self.compacted {
+            check_sequence(&self.at, record, &mut self.after)?;
+        }
+        self.after.next_offset = record.offset + 1;
+        Ok(true)
+    }
+
+    fn close(self, moves: &mut Moves) {
+        if self.after.next_offset > self.expected {
+            moves.insert(self.at, (self.expected, self.after));
+        }
     }
 }
 
 struct Encoder<'r> {
     route: &'r Route,
     rows: TableRows,
-    /// Key → its first and its latest row in the batch.
-    of_key: FxHashMap<Vec<u8>, (usize, usize)>,
-    /// The key of the row at hand.
-    key: Tuples,
+    /// The encoded keys of the batch, one after the other; that of the row at hand is the last.
+    keys: Tuples,
+    of_key: HashTable<OfKey>,
+}
+
+/// The rows of one key.
+struct OfKey {
+    /// In [`Encoder::keys`].
+    key: Range<usize>,
+    first: usize,
+    latest: usize,
+}
+
+fn hash(key: &[u8]) -> u64 {
+    FxBuildHasher.hash_one(key)
 }
 
 impl<'r> Encoder<'r> {
@@ -180,17 +266,31 @@ impl<'r> Encoder<'r> {
             tuples: Tuples::default(),
             rows: Vec::new(),
         };
-        Encoder { route, rows, of_key: FxHashMap::default(), key: Tuples::default() }
+        Encoder { route, rows, keys: Tuples::default(), of_key: HashTable::new() }
     }
 
-    /// The first and the latest row of the key at hand before row `index`, which is the latest now; of
-    /// a new key both are `index`. Nearly every key is new, and only such a one is copied.
-    fn known(&mut self, index: usize) -> (usize, usize) {
-        if let Some((first, latest)) = self.of_key.get_mut(self.key.as_slice()) {
-            return (*first, std::mem::replace(latest, index));
+    /// The first and the latest row of the key that begins at `start`, before row `index`, which is
+    /// the latest now; of a new key both are `index`.
+    fn known(&mut self, start: usize, index: usize) -> (usize, usize) {
+        let key = start..self.keys.len();
+        let (keys, bytes) = (&self.keys, self.keys.slice(key.clone()));
+        let entry = self.of_key.entry(
+            hash(bytes),
+            |of| keys.slice(of.key.clone()) == bytes,
+            |of| hash(keys.slice(of.key.clone())),
+        );
+        match entry {
+            Entry::Occupied(mut of) => {
+                let of = of.get_mut();
+                let before = (of.first, std::mem::replace(&mut of.latest, index));
+                self.keys.truncate(start);
+                before
+            }
+            Entry::Vacant(new) => {
+                new.insert(OfKey { key, first: index, latest: index });
+                (index, index)
+            }
         }
-        self.of_key.insert(self.key.as_slice().to_vec(), (index, index));
-        (index, index)
     }
 
     /// The fate and the money of a record whose row is not written, because a later one stands.
@@ -232,10 +332,10 @@ impl<'r> Encoder<'r> {
         };
         *money = row.money.map(|(currency, amount)| (currency, amount.nano()));
         let is_gone = row.is_gone;
-        self.key.truncate(0);
+        let key = self.keys.len();
         for column in &self.route.table.key {
             // Cannot fail: the whole row was encoded above.
-            if let Err(rejection) = row.cells[*column].encode_key(&mut self.key) {
+            if let Err(rejection) = row.cells[*column].encode_key(&mut self.keys) {
                 return Fate::Dead(rejection.reason, rejection.message);
             }
         }
@@ -247,7 +347,7 @@ impl<'r> Encoder<'r> {
             self.rows.rows.push(new);
             return fate;
         }
-        let (first, latest) = self.known(index);
+        let (first, latest) = self.known(key, index);
         if latest != index {
             match self.route.mode.keeps_last() {
                 true => {

@@ -1,16 +1,15 @@
 //! What one db_tx does: lock the positions, write rows and dead letters, move the positions.
 
-use crate::batch::{Batch, dead_letter_of};
+use crate::batch::{Batch, Moves, dead_letter_of};
 use crate::dead_letter;
 use crate::fault::{Action, Fault};
 use crate::ledger::Fate;
-use crate::postgres::{self, Position};
+use crate::postgres;
 use crate::store::Stored;
 use crate::write;
 use caudal_kafka::TopicPartition;
 use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;
-use std::collections::BTreeMap;
 
 pub(crate) enum Failure {
     Fault(Fault),
@@ -105,8 +104,6 @@ fn dead_letter_there(fault: Fault) -> Failure {
     Failure::Fault(fault)
 }
 
-type Moves = BTreeMap<TopicPartition, (i64, Position)>;
-
 fn account(
     batch: &Batch,
     fates: &[Fate],
@@ -115,20 +112,24 @@ fn account(
 ) -> Result<(Stored, Moves), Failure> {
     let mut moves = batch.moves.clone();
     let mut stored = Stored { staged: care.staging, ..Stored::default() };
-    for (at, (partition, _)) in batch.records.iter().enumerate() {
-        if let Some((_, position)) = moves.get_mut(partition) {
-            let place = || format!("{}-{}", partition.0, partition.1);
-            position
-                .ledger
-                .add(&fates[at], batch.money[at])
-                .map_err(|e| Failure::Halt(format!("{}: {e}", place())))?;
+    let mut at = 0;
+    for run in batch.records.chunk_by(|(a, _), (b, _)| a == b) {
+        let partition = &run[0].0;
+        let of_run = at..at + run.len();
+        at = of_run.end;
+        let Some((_, position)) = moves.get_mut(partition) else { continue };
+        for at in of_run {
+            let added = position.ledger.add(&fates[at], batch.money[at]);
+            added.map_err(|e| Failure::Halt(format!("{}-{}: {e}", partition.0, partition.1)))?;
         }
-        match &fates[at] {
+    }
+    for fate in fates {
+        match fate {
             Fate::Duplicate => stored.duplicates += 1,
             Fate::Conflict => stored.conflicts += 1,
             Fate::Row | Fate::Gone | Fate::Dead(..) => {}
         }
-        if let Some((reason, _)) = dead_letter_of(&fates[at]) {
+        if let Some((reason, _)) = dead_letter_of(fate) {
             *stored.dead.entry(reason.as_str()).or_default() += 1;
         }
     }

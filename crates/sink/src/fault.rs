@@ -6,6 +6,7 @@
 //! the sink and says why.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +102,10 @@ impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Fault {
         match &error {
             sqlx::Error::Database(refused) => of_server(refused.as_ref()),
+            // What rustls makes of a handshake: a certificate that is not trusted, another name.
+            sqlx::Error::Io(cause) if cause.kind() == ErrorKind::InvalidData => {
+                Fault::stop(format!("TLS to PostgreSQL: {cause}"))
+            }
             sqlx::Error::Io(cause) => lost(format!("connection to PostgreSQL: {}", cause.kind())),
             sqlx::Error::Protocol(_) => lost("PostgreSQL's answer was not understood".into()),
             sqlx::Error::Tls(cause) => Fault::stop(format!("TLS to PostgreSQL: {cause}")),

@@ -28,6 +28,9 @@ const ABSENT: Duration = Duration::from_secs(10);
 /// Ways by topic.
 pub type Routes = BTreeMap<Arc<str>, Route>;
 
+/// Schemas that topics' records name and their routes do not know.
+pub type Missing = BTreeSet<(Arc<str>, Unknown)>;
+
 /// A schema of a topic's that is to be brought into its table.
 pub type Learnt = (Arc<str>, Unknown, Layout);
 
@@ -45,29 +48,37 @@ impl Learner {
         Learner { kafka: kafka.clone(), found: BTreeMap::new(), reconsidered: Instant::now() }
     }
 
-    /// The schemas that records need and their routes do not know, with the columns that they give.
-    /// Those that no record can be read by are noted in the routes.
+    /// The schemas that records need and their routes do not know.
+    pub fn missing(
+        &mut self,
+        routes: &mut Routes,
+        records: &[(TopicPartition, Record)],
+    ) -> Missing {
+        if generics(routes).next().is_none() {
+            return Missing::new();
+        }
+        if self.reconsidered.elapsed() > ABSENT {
+            self.reconsidered = Instant::now();
+            generics(routes).for_each(Generic::reconsider);
+        }
+        needed(routes, records)
+    }
+
+    /// The missing schemas, with the columns that they give. Those that no record can be read by are
+    /// noted in the routes.
     ///
     /// # Errors
     /// When `caudal_esquemas` cannot be read.
     pub fn look_up(
         &mut self,
         routes: &mut Routes,
-        records: &[(TopicPartition, Record)],
+        missing: Missing,
     ) -> caudal_kafka::Result<Vec<Learnt>> {
-        if generics(routes).next().is_none() {
-            return Ok(Vec::new());
-        }
-        if self.reconsidered.elapsed() > ABSENT {
-            self.reconsidered = Instant::now();
-            generics(routes).for_each(Generic::reconsider);
-        }
-        let needed = needed(routes, records);
-        if needed.iter().any(|(_, unknown)| !self.found.contains_key(&unknown.id())) {
+        if missing.iter().any(|(_, unknown)| !self.found.contains_key(&unknown.id())) {
             self.found.extend(schemas::published(&self.kafka, PATIENCE)?);
         }
         let mut learnt = Vec::new();
-        for (topic, unknown) in needed {
+        for (topic, unknown) in missing {
             let Some(Shape::Generic(generic)) = routes.get_mut(&topic).map(|r| &mut r.shape) else {
                 continue;
             };
@@ -113,8 +124,8 @@ fn generics(routes: &mut Routes) -> impl Iterator<Item = &mut Generic> {
     })
 }
 
-fn needed(routes: &Routes, records: &[(TopicPartition, Record)]) -> BTreeSet<(Arc<str>, Unknown)> {
-    let mut needed = BTreeSet::new();
+fn needed(routes: &Routes, records: &[(TopicPartition, Record)]) -> Missing {
+    let mut needed = Missing::new();
     for ((topic, _), record) in records {
         if let Some(Shape::Generic(generic)) = routes.get(topic).map(|route| &route.shape) {
             needed.extend(generic.unknown(record).map(|unknown| (Arc::clone(topic), unknown)));

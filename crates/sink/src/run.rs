@@ -1,4 +1,9 @@
-//! The loop: gather, store, show.
+//! The loop: gather and encode a batch while the one before it is stored.
+//!
+//! A batch that is encoded early supposes that the one before it is stored. Where it is not, both
+//! go back to being records, and are encoded anew and stored one after the other. The first keeps
+//! its records meanwhile: after a COMMIT without an answer, only the very same batch can be told
+//! from another by the positions.
 
 use crate::batch::Batch;
 use crate::caught_up::CaughtUp;
@@ -38,8 +43,6 @@ pub struct Bounds {
 pub struct Parts {
     /// Its member of the group.
     pub consumer: GroupConsumer,
-    /// Its session.
-    pub database: Database,
     /// Takes its partitions.
     pub claims: Claims,
     /// Schemas of topics of others.
@@ -56,7 +59,7 @@ pub struct Parts {
 ///
 /// # Errors
 /// What the exit codes say: a halt, or a failure that does not pass.
-pub fn run(parts: Parts, bounds: Bounds) -> anyhow::Result<()> {
+pub fn run(parts: Parts, mut database: Database, bounds: Bounds) -> anyhow::Result<()> {
     let limits = Limits { records: bounds.records, bytes: bounds.bytes, idle: IDLE };
     let sink = Sink {
         parts,
@@ -70,7 +73,32 @@ pub fn run(parts: Parts, bounds: Bounds) -> anyhow::Result<()> {
         joined: false,
         outage: None,
     };
-    sink.run()
+    sink.run(&mut database)
+}
+
+type Records = Vec<(TopicPartition, Record)>;
+
+/// What follows the batch that is being stored.
+struct Next {
+    /// Whether there was neither a record nor a change of the group.
+    idle: bool,
+    batch: NextBatch,
+}
+
+enum NextBatch {
+    /// Encoded as if the one before it were stored.
+    Encoded(Batch),
+    /// Records that need a schema which is not known yet.
+    Read(Records),
+}
+
+impl NextBatch {
+    fn into_records(self) -> Records {
+        match self {
+            NextBatch::Encoded(batch) => batch.records,
+            NextBatch::Read(records) => records,
+        }
+    }
 }
 
 struct Sink {
@@ -94,25 +122,74 @@ struct Sink {
 }
 
 impl Sink {
-    fn run(mut self) -> anyhow::Result<()> {
+    fn run(mut self, database: &mut Database) -> anyhow::Result<()> {
+        let mut ahead = None;
         while !self.parts.outside.shutdown.is_asked() {
-            let batch = self.gather(self.limits, Instant::now() + self.linger)?;
-            self.follow(&batch.changes);
-            self.claim_waiting()?;
-            let idle = batch.records.is_empty() && batch.changes.is_empty();
-            self.store(batch.records)?;
+            let next = match ahead.take() {
+                Some(batch) => self.store_and_gather(database, batch)?,
+                None => self.next(None)?,
+            };
+            self.claim_waiting(database)?;
+            match next.batch {
+                NextBatch::Encoded(batch) if batch.is_empty() => {}
+                NextBatch::Encoded(batch) => ahead = Some(batch),
+                NextBatch::Read(records) => self.store(database, records, Vec::new(), None)?,
+            }
             if std::mem::take(&mut self.displaced)
                 || self.parts.claims.has_another_topic(&self.owned)
             {
+                // Read again from the position that the claim finds.
+                ahead = None;
                 self.claim_all_again()?;
             }
-            if idle && self.has_caught_up()? {
+            if next.idle && self.has_caught_up(database)? {
                 tracing::info!("caught up");
                 break;
             }
         }
         tracing::info!("stopped after the last commit");
         Ok(())
+    }
+
+    /// Stores a batch, and has the next one ready by then.
+    fn store_and_gather(&mut self, database: &mut Database, batch: Batch) -> anyhow::Result<Next> {
+        let metrics = self.parts.outside.metrics.clone();
+        let begun = Instant::now();
+        let committed = |stored: &Stored| metrics.committed(&batch, stored, begun.elapsed());
+        let (stored, next) = database.store_while(&batch, committed, || self.next(Some(&batch)));
+        match stored {
+            Ok(stored) => {
+                self.adopt(stored);
+                let mut next = next?;
+                if let NextBatch::Encoded(batch) = &mut next.batch {
+                    batch.take_ledgers(&self.owned);
+                }
+                Ok(next)
+            }
+            Err(trouble) => {
+                let later = next?.batch.into_records();
+                self.store(database, batch.records, later, Some(trouble))?;
+                Ok(Next { idle: false, batch: NextBatch::Read(Vec::new()) })
+            }
+        }
+    }
+
+    /// Gathers records, and encodes them as those that follow `stored`.
+    fn next(&mut self, stored: Option<&Batch>) -> anyhow::Result<Next> {
+        let gathered = self.gather(self.limits, Instant::now() + self.linger)?;
+        self.follow(&gathered.changes);
+        let idle = gathered.records.is_empty() && gathered.changes.is_empty();
+        let records = gathered.records;
+        let Parts { learner, config, .. } = &mut self.parts;
+        if !learner.missing(&mut config.routes, &records).is_empty() {
+            return Ok(Next { idle, batch: NextBatch::Read(records) });
+        }
+        let encoded = match stored {
+            Some(stored) => Batch::build(records, &stored.leaves(&self.owned), &config.routes),
+            None => Batch::build(records, &self.owned, &config.routes),
+        };
+        let batch = encoded.map_err(|halt| self.explained(halt))?;
+        Ok(Next { idle, batch: NextBatch::Encoded(batch) })
     }
 
     /// The claim says which partition no longer holds its offset, and what is missing: the client
@@ -184,7 +261,7 @@ impl Sink {
     }
 
     /// Claims partitions whose time has come, and starts them where PostgreSQL says.
-    fn claim_waiting(&mut self) -> anyhow::Result<()> {
+    fn claim_waiting(&mut self, database: &mut Database) -> anyhow::Result<()> {
         let now = Instant::now();
         let due: Vec<TopicPartition> = self
             .waiting
@@ -194,7 +271,7 @@ impl Sink {
             .collect();
         for at in due {
             let place = format!("{}-{}", at.0, at.1);
-            match self.claim(&at) {
+            match self.claim(database, &at) {
                 Ok(position) => {
                     tracing::debug!(place, epoch = position.epoch, position.next_offset, "claimed");
                     self.waiting.remove(&at);
@@ -216,9 +293,8 @@ impl Sink {
         Ok(())
     }
 
-    fn claim(&mut self, at: &TopicPartition) -> anyhow::Result<Position> {
-        let Claimed { position, from, passed_over } =
-            self.parts.claims.claim(&mut self.parts.database, at)?;
+    fn claim(&mut self, database: &mut Database, at: &TopicPartition) -> anyhow::Result<Position> {
+        let Claimed { position, from, passed_over } = self.parts.claims.claim(database, at)?;
         self.parts.outside.metrics.gap_offsets.inc_by(passed_over);
         self.parts.consumer.start(at, from).map_err(NotStarted)?;
         match from > position.next_offset {
@@ -242,15 +318,26 @@ impl Sink {
         }
     }
 
-    /// Stores records, however long it takes; partitions that go meanwhile take theirs along.
-    fn store(&mut self, mut records: Vec<(TopicPartition, Record)>) -> anyhow::Result<()> {
+    /// Stores records and then later ones, however long it takes; partitions that go meanwhile take
+    /// theirs along. `trouble` is what the first attempt met, where there was one.
+    fn store(
+        &mut self,
+        database: &mut Database,
+        mut records: Records,
+        mut later: Records,
+        mut trouble: Option<Trouble>,
+    ) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            if let Some(why) = self.learn(&records)? {
+            let wait = match trouble.take() {
+                Some(trouble) => self.outage_of(trouble)?,
+                None => self.learn(database, &records)?,
+            };
+            if let Some(outage) = wait {
                 let pause = backoff.pause();
-                tracing::warn!(why, pause_ms = pause.as_millis(), "waiting for a schema");
-                self.outage = Some(why);
-                records.extend(self.wait(pause)?);
+                tracing::warn!(outage, pause_ms = pause.as_millis(), "the batch is tried again");
+                self.outage = Some(outage);
+                later.extend(self.wait(pause)?);
                 if self.parts.outside.shutdown.is_asked() {
                     return Ok(());
                 }
@@ -258,37 +345,24 @@ impl Sink {
             }
             let batch = Batch::build(records, &self.owned, &self.parts.config.routes)
                 .map_err(|halt| self.explained(halt))?;
-            if batch.is_empty() {
+            if !batch.is_empty() {
+                let begun = Instant::now();
+                match database.store(&batch) {
+                    Ok(stored) => {
+                        self.parts.outside.metrics.committed(&batch, &stored, begun.elapsed());
+                        self.adopt(stored);
+                    }
+                    Err(met) => {
+                        trouble = Some(met);
+                        records = batch.records;
+                        continue;
+                    }
+                }
+            }
+            if later.is_empty() {
                 break;
             }
-            let begun = Instant::now();
-            match self.parts.database.store(&batch) {
-                Ok(stored) => {
-                    self.parts.outside.metrics.committed(&batch, &stored, begun.elapsed());
-                    self.adopt(stored);
-                    break;
-                }
-                Err(Trouble::Fenced(partitions)) => self.fenced(&partitions)?,
-                Err(Trouble::Halt(why)) => return Err(Halt(why).into()),
-                Err(Trouble::Stop(fault)) => {
-                    self.parts.outside.metrics.failed(&fault);
-                    return Err(anyhow::Error::new(fault).context("PostgreSQL refused the batch"));
-                }
-                Err(Trouble::Retry(fault)) => {
-                    self.parts.outside.metrics.failed(&fault);
-                    self.parts.outside.metrics.retries.inc();
-                    let pause = backoff.pause();
-                    tracing::warn!(%fault, pause_ms = pause.as_millis(), "the batch is tried again");
-                    self.outage = Some(format!("PostgreSQL: {fault}"));
-                    records = batch.records;
-                    records.extend(self.wait(pause)?);
-                    if self.parts.outside.shutdown.is_asked() {
-                        return Ok(());
-                    }
-                    continue;
-                }
-            }
-            records = batch.records;
+            records = std::mem::take(&mut later);
         }
         if self.outage.take().is_some() {
             self.restart_owned();
@@ -296,10 +370,36 @@ impl Sink {
         Ok(())
     }
 
+    /// What to wait for after a trouble, if anything.
+    ///
+    /// # Errors
+    /// What does not pass.
+    fn outage_of(&mut self, trouble: Trouble) -> anyhow::Result<Option<String>> {
+        let metrics = &self.parts.outside.metrics;
+        match trouble {
+            Trouble::Fenced(partitions) => self.fenced(&partitions).map(|()| None),
+            Trouble::Halt(why) => Err(Halt(why).into()),
+            Trouble::Stop(fault) => {
+                metrics.failed(&fault);
+                Err(anyhow::Error::new(fault).context("PostgreSQL refused the batch"))
+            }
+            Trouble::Retry(fault) => {
+                metrics.failed(&fault);
+                metrics.retries.inc();
+                Ok(Some(format!("PostgreSQL: {fault}")))
+            }
+        }
+    }
+
     /// Learns the schemas that records of others' topics name. What is away, if something is.
-    fn learn(&mut self, records: &[(TopicPartition, Record)]) -> anyhow::Result<Option<String>> {
-        let Parts { learner, config, database, .. } = &mut self.parts;
-        let learnt = match learner.look_up(&mut config.routes, records) {
+    fn learn(
+        &mut self,
+        database: &mut Database,
+        records: &Records,
+    ) -> anyhow::Result<Option<String>> {
+        let Parts { learner, config, .. } = &mut self.parts;
+        let missing = learner.missing(&mut config.routes, records);
+        let learnt = match learner.look_up(&mut config.routes, missing) {
             Ok(learnt) => learnt,
             Err(error) if error.passes() => return Ok(Some(error.to_string())),
             Err(error) => return Err(error.into()),
@@ -319,7 +419,7 @@ impl Sink {
     }
 
     /// Waits without losing the membership: nothing is delivered, rebalances are served.
-    fn wait(&mut self, pause: Duration) -> anyhow::Result<Vec<(TopicPartition, Record)>> {
+    fn wait(&mut self, pause: Duration) -> anyhow::Result<Records> {
         self.show_partitions();
         let owned: Vec<TopicPartition> = self.owned.keys().cloned().collect();
         self.parts.consumer.pause(&owned)?;
@@ -385,12 +485,12 @@ impl Sink {
         Ok(())
     }
 
-    fn has_caught_up(&mut self) -> anyhow::Result<bool> {
+    fn has_caught_up(&mut self, database: &mut Database) -> anyhow::Result<bool> {
         let Some(caught_up) = &mut self.parts.caught_up else { return Ok(false) };
         if !self.waiting.is_empty() {
             return Ok(false);
         }
-        caught_up.is_proven(&mut self.parts.database, Duration::from_secs(2))
+        caught_up.is_proven(database, Duration::from_secs(2))
     }
 }
 

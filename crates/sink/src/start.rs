@@ -82,7 +82,8 @@ impl Writers<'_> {
         let mut all = Vec::with_capacity(count);
         for number in 0..count {
             let Some(parts) = self.parts(number, outside)? else { return Ok(()) };
-            all.push(parts);
+            let database = Database::new(&self.args.database_url)?;
+            all.push((parts, database.stopping_at(self.config.dead_share)));
         }
         let bounds = self.bounds();
         tracing::info!(
@@ -92,11 +93,11 @@ impl Writers<'_> {
             "started"
         );
         std::thread::scope(|scope| {
-            let start = |parts: Parts| {
+            let start = |(parts, database): (Parts, Database)| {
                 let (readiness, shutdown) =
                     (parts.outside.readiness.clone(), parts.outside.shutdown.clone());
                 scope.spawn(move || {
-                    let done = run::run(parts, bounds);
+                    let done = run::run(parts, database, bounds);
                     match &done {
                         // What it had is somebody else's to show.
                         Ok(()) => readiness.ready(),
@@ -136,7 +137,6 @@ impl Writers<'_> {
         };
         Ok(Some(Parts {
             consumer: GroupConsumer::join(self.kafka, &membership)?,
-            database: Database::new(&self.args.database_url)?.stopping_at(self.config.dead_share),
             claims: Claims::new(
                 Offsets::connect(self.kafka, Isolation::ReadUncommitted, GROUP)?,
                 &topics,

@@ -295,6 +295,24 @@ impl Database {
         }
     }
 
+    /// Stores a batch on a thread of its own, `committed` at its end, while `meanwhile` runs on this
+    /// one. Both are waited for.
+    pub fn store_while<T>(
+        &mut self,
+        batch: &Batch,
+        committed: impl FnOnce(&Stored) + Send,
+        meanwhile: impl FnOnce() -> T,
+    ) -> (Result<Stored, Trouble>, T) {
+        std::thread::scope(|scope| {
+            let storing = scope.spawn(|| self.store(batch).inspect(committed));
+            let meanwhile = meanwhile();
+            match storing.join() {
+                Ok(stored) => (stored, meanwhile),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
     fn remember_conflicts(&mut self, stored: &Stored, care: Care) {
         if care.staging {
             let refused = stored.duplicates + stored.conflicts > 0;

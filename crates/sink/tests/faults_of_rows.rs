@@ -167,7 +167,7 @@ fn a_row_that_does_not_fit_is_the_only_dead_letter() {
 /// The text of a row that the database's encoding does not have.
 #[test]
 fn a_text_that_the_encoding_does_not_have_is_the_only_dead_letter() {
-    let latin = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    let latin = "ENCODING 'LATIN1' TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'";
     let Some(mut db) = Scratch::create_as(latin) else { return };
     let mut sink = db.writer().claiming(&[VALIDAS, "ventas_gold"]);
     sink.store(&valids(0, 0..1)).unwrap();

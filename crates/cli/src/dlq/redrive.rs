@@ -196,8 +196,9 @@ async fn redrive_all(
         }
         if !own.is_empty() {
             let records: Vec<_> = own.iter().map(|l| (l.at.clone(), l.record.clone())).collect();
+            let missing = learner.missing(&mut config.routes, &records);
             let learnt =
-                tokio::task::block_in_place(|| learner.look_up(&mut config.routes, &records))?;
+                tokio::task::block_in_place(|| learner.look_up(&mut config.routes, missing))?;
             into_tables(connection, config, learnt).await?;
             store(kafka, connection, config, own, tally).await?;
         }

@@ -166,15 +166,19 @@ impl Bench {
         let position = database.claim(&at, None, Some(0))?.context("claim")?;
         let mut owned = BTreeMap::from([(at, position)]);
         let mut records = records.into_iter();
-        loop {
+        let mut build = |owned: &BTreeMap<_, _>| {
             let gathered: Records = records.by_ref().take(batch).collect();
-            if gathered.is_empty() {
-                return Ok(());
-            }
-            let batch = Batch::build(gathered, &owned, &self.config.routes)?;
-            let stored = database.store(&batch).map_err(|e| anyhow!("{e:?}"))?;
-            owned.extend(stored.positions);
+            Batch::build(gathered, owned, &self.config.routes)
+        };
+        let mut next = build(&owned)?;
+        while !next.is_empty() {
+            let after = next.leaves(&owned);
+            let (stored, following) = database.store_while(&next, |_| (), || build(&after));
+            owned.extend(stored.map_err(|e| anyhow!("{e:?}"))?.positions);
+            next = following?;
+            next.take_ledgers(&owned);
         }
+        Ok(())
     }
 
     fn measured(&self, rows: i64, work: impl FnOnce() -> Result<()>) -> Result<Json> {
