@@ -9,7 +9,7 @@ use caudal_kafka::log_reader::LogReader;
 use caudal_kafka::offsets::Offsets;
 use caudal_query::plan::Plan;
 use caudal_sink::postgres::endpoint;
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use sqlx::{ConnectOptions as _, Row as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

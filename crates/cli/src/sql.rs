@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use caudal_sink::postgres::endpoint;
 use clap::Args;
-use sqlx::{Column as _, ConnectOptions as _, Connection as _, Row as _, ValueRef as _};
+use sqlx::{Column as _, ConnectOptions as _, Row as _, ValueRef as _};
 
 /// Arguments of `caudal sql`.
 #[derive(Debug, Args)]

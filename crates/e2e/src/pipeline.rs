@@ -158,7 +158,15 @@ impl Pipeline {
     /// # Errors
     /// When it cannot tell.
     pub fn verify(&self) -> Result<Json> {
-        let output = self.command("caudal")?.args(["verify", "--json"]).output()?;
+        self.verify_with(&[])
+    }
+
+    /// As [`Pipeline::verify`], with further arguments.
+    ///
+    /// # Errors
+    /// When it cannot tell.
+    pub fn verify_with(&self, args: &[&str]) -> Result<Json> {
+        let output = self.command("caudal")?.args(["verify", "--json"]).args(args).output()?;
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         let verdict: Json =
             serde_json::from_slice(&output.stdout).with_context(|| errors.clone())?;

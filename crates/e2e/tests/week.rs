@@ -3,7 +3,7 @@
 //! sink. `CAUDAL_WEEK_ROWS` records (60,000; `make chaos` sends 5,000,000).
 #![allow(missing_docs)]
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use caudal_core::avro::Writer;
 use caudal_core::outbox::{OutRecord, Outbox};
 use caudal_e2e::fault::{Moments, Work, kill_in_flight, signal, wait_until};
@@ -272,7 +272,9 @@ fn a_week_of_changes_and_crashes_is_exactly_once() -> Result<()> {
     week.send(&mut producer, 0..40)?;
     let is_there = "SELECT (to_regclass('semana_pedidos') IS NOT NULL)::text";
     wait_until("the table", LIMIT, || Ok(query::text(url, is_there)? == "true"))?;
-    let forbid = format!("ALTER TABLE semana_pedidos ADD CHECK (amount <> {FORBIDDEN} * 0.01)");
+    let forbid = format!(
+        "ALTER TABLE semana_pedidos ADD CONSTRAINT allowed CHECK (amount <> {FORBIDDEN} * 0.01)"
+    );
     query::execute(url, &forbid)?;
     let mut moments = Moments::seeded();
     let mut sent = 40;
@@ -294,15 +296,69 @@ fn a_week_of_changes_and_crashes_is_exactly_once() -> Result<()> {
         }
     }
     wait_until("every record", LIMIT, || Ok(stored(url)? == rows))?;
+    println!("the last sink took at most {} MiB", peak_memory(sink.pid())? >> 20);
     let (found, expected) = (query::text(url, FOUND)?, week.expected());
     ensure!(found == expected, "found    {found}\nexpected {expected}");
     let (found, expected) = (query::text(url, DEAD)?, week.dead());
     ensure!(found == expected, "found    {found}\nexpected {expected}");
     println!("{} of {rows} records are rows; dead letters: {found}", week.expected());
-    pipeline.assert_balanced()?;
+    redriven(&pipeline, &week, &file)?;
+    verify_sees_everything(&pipeline, &file)?;
     ensure!(sink.terminate()?.success(), "log {}", sink.log.display());
     query::execute(url, "DROP TABLE semana_pedidos")?;
     Ok(admin.delete(&[TOPIC])?)
+}
+
+/// What a constraint refused is stored once that is gone, and nothing else.
+fn redriven(pipeline: &Pipeline, week: &Week, file: &str) -> Result<()> {
+    let url = &pipeline.database_url;
+    let rows = || query::text(url, "SELECT count(*)::text FROM semana_pedidos");
+    let before: usize = rows()?.parse()?;
+    query::execute(url, "ALTER TABLE semana_pedidos DROP CONSTRAINT allowed")?;
+    let args = ["--topic", TOPIC, "--reason", "constraint", "--config", file];
+    let done = pipeline.command("caudal")?.args(["dlq", "redrive"]).args(args).output()?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let forbidden = (0..week.rows).filter(|i| Week::poison(*i) == Some(7)).count();
+    let found = rows()?;
+    ensure!(found == (before + forbidden).to_string(), "{found} rows of {before} + {forbidden}");
+    Ok(())
+}
+
+/// That verify compares every row with its record, and names rows that were lost, altered or added.
+fn verify_sees_everything(pipeline: &Pipeline, file: &str) -> Result<()> {
+    let url = &pipeline.database_url;
+    let verdict = || pipeline.verify_with(&["--config", file]);
+    let sheet = verdict()?;
+    ensure!(sheet["balanced"] == true, "not balanced: {sheet:#}");
+    let rows = query::text(url, "SELECT count(*)::text FROM semana_pedidos")?;
+    let notes = sheet["notes"].to_string().replace(',', "");
+    let compared = format!("table semana_pedidos: {rows} rows compared with their records");
+    ensure!(notes.contains(&compared), "{compared:?} is not said: {notes}");
+    let damages = [
+        (
+            "DELETE FROM semana_pedidos WHERE id = 1",
+            "semana_pedidos lacks the row of semana_pedidos-1@",
+        ),
+        (
+            "UPDATE semana_pedidos SET amount = amount + 0.01 WHERE id = 2",
+            "the row of id 2 is not what",
+        ),
+        (
+            "INSERT INTO semana_pedidos (id, amount) VALUES (-7, 0)",
+            "has 1 rows of which no record is known",
+        ),
+        (
+            "DELETE FROM dead_letters WHERE ctid = (SELECT ctid FROM dead_letters
+                WHERE topic = 'semana_pedidos' AND reason = 'schema' LIMIT 1)",
+            "dead letters, there are",
+        ),
+    ];
+    damages.iter().try_for_each(|(damage, _)| query::execute(url, damage).map(|_| ()))?;
+    let differences = verdict()?["differences"].to_string();
+    for (damage, text) in damages {
+        ensure!(differences.contains(text), "{damage}: {text:?} is not said: {differences}");
+    }
+    Ok(())
 }
 
 /// Has the server crash at a moment at which the sink has a db_tx open, and gives that: the sink is
@@ -331,6 +387,13 @@ fn crash_in_flight(
         moments.wait(Duration::from_millis(50));
     }
     anyhow::bail!("no db_tx was open at 400 moments: the crash would hit nothing")
+}
+
+/// The most memory that a process had, in bytes.
+fn peak_memory(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
 
 /// Records whose fate is stored.

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use caudal_kafka::Kafka;
 use caudal_query::plan::SHIPPED;
 use caudal_service::queries;
+use caudal_sink::learn::Routes;
 use caudal_stack::Stack;
 use clap::Args;
 use std::io::{IsTerminal as _, Write as _};
@@ -107,7 +108,8 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         "every record is a row or a dead letter; reading all topics and tables again to prove it",
     );
     let stored = report::stored(&database_url).await?;
-    let sheet = Balance::take(&kafka, &database_url, DEDUP_HORIZON, plans.clone()).await?;
+    let sheet =
+        Balance::take(&kafka, &database_url, DEDUP_HORIZON, plans.clone(), Routes::new()).await?;
     let lines = lines_sent(&stack)?.unwrap_or(lines);
     println!("\n{}", sheet.text());
     report::print(&stack, &stored, lines, steps.begun.elapsed(), drained)?;

@@ -8,6 +8,7 @@ use super::eras::{Eras, Turn};
 use super::input::Audit;
 use super::ledgers::{Landed, Ledgers, compare_sink};
 use super::names::Names;
+use super::others::{self, Work};
 use super::place::{INPUT, Topics, VALID};
 use super::reading::Reading;
 use super::recomputed::{begun_later, is_recomputed, not_recomputed, split};
@@ -32,6 +33,7 @@ use caudal_processor::partials::Message;
 use caudal_processor::shared::Shared;
 use caudal_query::group::row_key;
 use caudal_query::plan::Plan;
+use caudal_sink::learn::Routes;
 use std::collections::BTreeMap;
 
 /// Everything that taking the balance holds on to.
@@ -49,7 +51,7 @@ pub struct Balance<'k> {
 }
 
 impl<'k> Balance<'k> {
-    /// Takes it.
+    /// Takes it. `routes` are those of the sink's file, where that is at hand.
     ///
     /// # Errors
     /// When something cannot be read.
@@ -58,9 +60,15 @@ impl<'k> Balance<'k> {
         database_url: &str,
         horizon: i64,
         plans: Vec<Plan>,
+        routes: Routes,
     ) -> Result<Sheet> {
+        let own = Topics::of(&plans);
         let mut balance = Balance::begin(kafka, database_url, horizon, plans).await?;
         balance.read_and_judge().await?;
+        let ledgers = balance.snapshot.others(&own).await?;
+        let Balance { reading, snapshot, differences, sheet, .. } = &mut balance;
+        let work = Work { kafka, reading, snapshot, differences, sheet };
+        others::compare(work, ledgers, routes).await?;
         balance.finish().await
     }
 

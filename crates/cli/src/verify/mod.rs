@@ -8,7 +8,7 @@
 //! Where the topics have grown, [`eras`] tells the times before and after apart. [`sources`] judges the
 //! producer, [`input`] stage 1, [`windows`] and [`window_rows`] the queries,
 //! [`stored`] and [`refused`] the sink, [`retired`] what was deleted on purpose, [`ledgers`] the
-//! counters; all of them are pure. [`reading`]
+//! counters; all of them are pure. [`others`] judges topics that are not the pipeline's own. [`reading`]
 //! and [`tables`] read, [`differences`] and [`names`] collect, [`sheet`] prints.
 
 mod balance;
@@ -21,6 +21,7 @@ mod input;
 mod ledgers;
 mod names;
 mod numbering;
+mod others;
 mod place;
 mod reading;
 mod recomputed;
@@ -37,8 +38,10 @@ mod windows;
 use crate::deployment::Deployment;
 use anyhow::{Result, bail};
 pub use balance::Balance;
+use caudal_sink::config::Config;
 use clap::Args;
 pub use sheet::grouped;
+use std::path::PathBuf;
 pub use tables::table_of;
 
 /// Arguments of `caudal verify`.
@@ -47,6 +50,9 @@ pub struct VerifyArgs {
     /// Print the sheet as JSON
     #[arg(long)]
     json: bool,
+    /// The sink's own --config: the tables of topics that are not the pipeline's are compared too
+    #[arg(long, env = "CAUDAL_SINK_CONFIG", value_name = "FILE.toml")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     deployment: Deployment,
 }
@@ -59,7 +65,8 @@ pub async fn run(args: &VerifyArgs) -> Result<()> {
     let deployment = &args.deployment;
     let kafka = deployment.kafka("caudal-verify")?;
     let (url, horizon) = (deployment.database_url()?, deployment.horizon());
-    let sheet = Balance::take(&kafka, &url, horizon, deployment.plans()?).await?;
+    let routes = Config::read(args.config.as_deref())?.routes;
+    let sheet = Balance::take(&kafka, &url, horizon, deployment.plans()?, routes).await?;
     if args.json {
         println!("{}", sheet.json()?);
     } else {

@@ -220,7 +220,13 @@ impl Sheet {
         for hop in &self.hops {
             let counts =
                 [hop.records_in, hop.out, hop.duplicates, hop.dead, hop.late, hop.rerouted];
-            let mut row = format!("{:<16}", hop.hop);
+            let mut row = match hop.hop.chars().count() {
+                0..16 => format!("{:<16}", hop.hop),
+                _ => {
+                    line(out, &hop.hop);
+                    " ".repeat(16)
+                }
+            };
             counts.iter().for_each(|count| push(&mut row, &format!("{:>14}", grouped(*count))));
             line(out, &row);
         }

@@ -6,13 +6,16 @@ use super::identity::{Stored, first_half, half_of_hex, parse_nano};
 use super::place::Topics;
 use super::refused::{Refused, Row as DeadRow};
 use super::retired::Retired;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use caudal_core::decode::Record;
+use caudal_core::dedup::Hash16;
 use caudal_core::money::{Currency, Sums};
 use caudal_core::row::Value;
 use caudal_query::plan::{Amount, Plan};
+use caudal_sink::write::quoted;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
-use std::collections::BTreeMap;
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, ValueRef as _};
+use std::collections::{BTreeMap, HashMap};
 
 /// Rows that one FETCH brings.
 const FETCHED: usize = 5_000;
@@ -27,6 +30,50 @@ pub struct SinkLedger {
     pub deleted: u64,
     /// Money by fate.
     pub sums: BTreeMap<String, Sums>,
+}
+
+impl SinkLedger {
+    /// Adds the counters of a row of `sink_offsets`, from column `rows` on.
+    fn add(&mut self, row: &PgRow) -> Result<()> {
+        let count = |name| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(name)?.unsigned_abs());
+        self.rows += count("rows")?;
+        self.duplicates += count("duplicates")?;
+        self.conflicts += count("conflicts")?;
+        self.dead += count("dead")?;
+        self.deleted += count("deleted")?;
+        Ok(())
+    }
+}
+
+/// What the sink says of a topic that is not the pipeline's own.
+#[derive(Debug, Default)]
+pub struct OtherLedger {
+    pub topic: String,
+    /// The next offset that it has not stored, and its counters.
+    pub partitions: BTreeMap<i32, (i64, SinkLedger)>,
+    /// Fingerprints of the payloads of its dead letters, by partition and offset; `None` of those
+    /// that `caudal retention` has deleted.
+    pub letters: HashMap<(i32, i64), Option<Option<Hash16>>>,
+}
+
+impl OtherLedger {
+    /// Whether a record lies below the sink's position.
+    pub fn stored(&self, record: &Record) -> bool {
+        self.partitions.get(&record.partition).is_some_and(|(next, _)| record.offset < *next)
+    }
+
+    /// Of all partitions.
+    pub fn whole(&self) -> SinkLedger {
+        let mut whole = SinkLedger::default();
+        for (_, ledger) in self.partitions.values() {
+            whole.rows += ledger.rows;
+            whole.duplicates += ledger.duplicates;
+            whole.conflicts += ledger.conflicts;
+            whole.dead += ledger.dead;
+            whole.deleted += ledger.deleted;
+        }
+        whole
+    }
 }
 
 /// The snapshot.
@@ -85,12 +132,7 @@ impl Snapshot {
             let Some(topic) = topics.number(&topic) else { continue };
             cut.stored.insert((topic, partition), row.try_get(2)?);
             let ledger = ledgers.entry(topic).or_default();
-            let count = |at| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(at)?.unsigned_abs());
-            ledger.rows += count(3)?;
-            ledger.duplicates += count(4)?;
-            ledger.conflicts += count(5)?;
-            ledger.dead += count(6)?;
-            ledger.deleted += count(7)?;
+            ledger.add(&row)?;
             let sums: String = row.try_get(8)?;
             let sums = caudal_sink::ledger::Ledger::parse_sums(&sums)
                 .context("sink_offsets: column sums is not what the sink writes")?;
@@ -133,6 +175,76 @@ impl Snapshot {
         .await
         .context("cannot read table retired_letters")?;
         Ok(refused)
+    }
+
+    /// What the sink says of topics that are none of `own`.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub async fn others(&mut self, own: &Topics) -> Result<Vec<OtherLedger>> {
+        let mut all: BTreeMap<String, OtherLedger> = BTreeMap::new();
+        let query =
+            "SELECT topic, partition, next_offset, rows, duplicates, conflicts, dead, deleted
+                     FROM sink_offsets";
+        self.each(query, |row| {
+            let topic: String = row.try_get(0)?;
+            if own.number(&topic).is_none() {
+                let of_topic = all.entry(topic.clone()).or_default();
+                of_topic.topic = topic;
+                let (next, ledger) = of_topic.partitions.entry(row.try_get(1)?).or_default();
+                *next = row.try_get(2)?;
+                ledger.add(row)?;
+            }
+            Ok(())
+        })
+        .await
+        .context("cannot read table sink_offsets")?;
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let query = "SELECT topic, partition, \"offset\", sha256(payload), false FROM dead_letters
+                     WHERE redriven_at IS NULL
+                     UNION ALL SELECT topic, partition, \"offset\", NULL, true FROM retired_letters";
+        self.each(query, |row| {
+            let topic: String = row.try_get(0)?;
+            let Some(of_topic) = all.get_mut(&topic) else { return Ok(()) };
+            let (payload, is_retired): (Option<Vec<u8>>, bool) = (row.try_get(3)?, row.try_get(4)?);
+            let payload = (!is_retired).then(|| payload.as_deref().map(first_half));
+            of_topic.letters.insert((row.try_get(1)?, row.try_get(2)?), payload);
+            Ok(())
+        })
+        .await
+        .context("cannot read table dead_letters")?;
+        Ok(all.into_values().collect())
+    }
+
+    /// The rows of a table, in PostgreSQL's binary format.
+    ///
+    /// # Errors
+    /// When the table cannot be read, or what `take` returns.
+    pub async fn rows(
+        &mut self,
+        table: &str,
+        columns: &[&str],
+        mut take: impl FnMut(&[Option<&[u8]>]) -> Result<()>,
+    ) -> Result<()> {
+        let columns: Vec<String> = columns.iter().map(|name| quoted(name)).collect();
+        let query = format!("SELECT {} FROM {}", columns.join(", "), quoted(table));
+        let row = |row: &PgRow| {
+            let mut fields = Vec::with_capacity(columns.len());
+            for at in 0..columns.len() {
+                let value = row.try_get_raw(at)?;
+                let bytes = || value.as_bytes().map_err(|e| anyhow!("column {at}: {e}"));
+                fields.push(if value.is_null() { None } else { Some(bytes()?) });
+            }
+            take(&fields)
+        };
+        self.each(&query, row).await.with_context(|| format!("cannot read table {table}"))
+    }
+
+    /// The session, inside the snapshot.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
     }
 
     /// What `caudal retention` has deleted of the rows of each topic.
