@@ -108,7 +108,7 @@ impl Kafka {
             .set("fetch.wait.max.ms", "100")
             // The default of a second leaves the fetcher idle after the queue was full.
             .set("fetch.queue.backoff.ms", "10")
-            .set("queued.min.messages", "100000")
+            .set("queued.min.messages", "50000")
             // Counts values only: what the client keeps beside each is twice as much again.
             .set("queued.max.messages.kbytes", "4096")
             // Compressed. The bound above is looked at before a fetch: with the default of 1 MiB a

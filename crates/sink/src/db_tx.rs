@@ -6,10 +6,12 @@ use crate::fault::{Action, Fault};
 use crate::ledger::Fate;
 use crate::postgres;
 use crate::store::Stored;
+use crate::unnest::Arrays;
 use crate::write;
 use caudal_kafka::TopicPartition;
 use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;
+use std::collections::BTreeMap;
 
 pub(crate) enum Failure {
     Fault(Fault),
@@ -48,6 +50,7 @@ pub(crate) struct Care {
 pub(crate) async fn write_batch(
     connection: &mut PgConnection,
     batch: &Batch,
+    arrays: &BTreeMap<String, Option<Arrays>>,
     care: Care,
 ) -> Result<Progress, Failure> {
     // Immediate: a deferred constraint would speak at COMMIT, when no row can be isolated.
@@ -74,10 +77,11 @@ pub(crate) async fn write_batch(
     }
     let mut fates = batch.fates.clone();
     for rows in &batch.tables {
+        let arrays = arrays.get(&rows.table.name).and_then(Option::as_ref);
         if care.isolating {
-            write::isolating(connection, rows, &mut fates, care.orphans).await?;
+            write::isolating(connection, rows, arrays, &mut fates, care.orphans).await?;
         } else if care.staging || rows.mode.keeps_last() {
-            write::through_staging(connection, rows, &mut fates).await?;
+            write::through_staging(connection, rows, arrays, &mut fates).await?;
         } else {
             write::append(connection, rows).await?;
         }

@@ -185,7 +185,7 @@ async fn write_all(
     }
     let mut fates = batch.fates.clone();
     for rows in &batch.tables {
-        write::isolating(connection, rows, &mut fates, true).await?;
+        write::isolating(connection, rows, None, &mut fates, true).await?;
     }
     for (at, letter) in letters.iter().enumerate() {
         let Some((_, position)) = moves.get_mut(&letter.at) else { continue };

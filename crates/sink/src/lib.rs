@@ -32,6 +32,7 @@ pub mod run;
 pub mod start;
 pub mod store;
 pub mod tombstone;
+pub mod unnest;
 pub mod watchdog;
 pub mod write;
 

@@ -178,17 +178,16 @@ impl Sink {
     fn next(&mut self, stored: Option<&Batch>) -> anyhow::Result<Next> {
         let gathered = self.gather(self.limits, Instant::now() + self.linger)?;
         self.follow(&gathered.changes);
-        let idle = gathered.records.is_empty() && gathered.changes.is_empty();
         let records = gathered.records;
+        let idle = records.is_empty() && gathered.changes.is_empty();
         let Parts { learner, config, .. } = &mut self.parts;
         if !learner.missing(&mut config.routes, &records).is_empty() {
             return Ok(Next { idle, batch: NextBatch::Read(records) });
         }
-        let encoded = match stored {
-            Some(stored) => Batch::build(records, &stored.leaves(&self.owned), &config.routes),
-            None => Batch::build(records, &self.owned, &config.routes),
-        };
-        let batch = encoded.map_err(|halt| self.explained(halt))?;
+        let after = stored.map(|stored| stored.leaves(&self.owned));
+        let after = after.as_ref().unwrap_or(&self.owned);
+        let batch = Batch::build(records, after, &config.routes);
+        let batch = batch.map_err(|halt| self.explained(halt))?;
         Ok(Next { idle, batch: NextBatch::Encoded(batch) })
     }
 

@@ -11,13 +11,14 @@
 
 use crate::batch::Batch;
 use crate::breaker::Breaker;
-use crate::config::Route;
+use crate::config::{InsertMode, Route};
 use crate::db_tx::{Care, Failure, Progress, write_batch};
 use crate::fault::{Action, Fault};
 use crate::generic::Unknown;
 use crate::generic::layout::Layout;
 use crate::learn::{self, Routes};
 use crate::postgres::{self, Position};
+use crate::unnest::{self, Arrays};
 use crate::watchdog::Watchdog;
 use crate::write;
 use caudal_kafka::TopicPartition;
@@ -80,6 +81,8 @@ struct Session {
     connection: PgConnection,
     /// Tables whose staging table exists.
     staged: BTreeSet<String>,
+    /// Array types of the columns of tables that are upserted.
+    arrays: BTreeMap<String, Option<Arrays>>,
 }
 
 /// The database as the sink uses it: one session, opened when it is needed.
@@ -224,6 +227,7 @@ impl Database {
             let done =
                 learn::into_table(&mut session.connection, route, unknown, layout.clone()).await?;
             // Made for fewer columns.
+            session.arrays.remove(&route.table.name);
             if session.staged.remove(&route.table.name) {
                 session.connection.execute(&*write::drop_staging(&route.table)).await?;
             }
@@ -326,8 +330,8 @@ impl Database {
         let written = watchdog.call(|| {
             runtime.block_on(async {
                 let session = connected(session, options).await?;
-                create_staging(session, batch, care).await?;
-                write_batch(&mut session.connection, batch, care).await
+                prepare(session, batch, care).await?;
+                write_batch(&mut session.connection, batch, &session.arrays, care).await
             })
         });
         if !matches!(written, Ok(Progress::Written(..))) {
@@ -390,19 +394,31 @@ async fn connected<'s>(
 ) -> Result<&'s mut Session, Fault> {
     if session.is_none() {
         let connection = postgres::connect(options).await?;
-        *session = Some(Session { connection, staged: BTreeSet::new() });
+        *session = Some(Session { connection, staged: BTreeSet::new(), arrays: BTreeMap::new() });
     }
     session.as_mut().ok_or_else(|| Fault::stop("no session"))
 }
 
-/// Before the db_tx, whose rollback would take a new table with it.
-async fn create_staging(session: &mut Session, batch: &Batch, care: Care) -> Result<(), Fault> {
+/// Makes staging tables, before the db_tx, whose rollback would take a new table with it; and looks up
+/// the types of those that are upserted. Both anew before rows are called poison.
+async fn prepare(session: &mut Session, batch: &Batch, care: Care) -> Result<(), Fault> {
+    let Session { connection, staged, arrays } = session;
     for rows in &batch.tables {
+        let table = &rows.table;
+        if rows.mode == InsertMode::Upsert && (care.isolating || !arrays.contains_key(&table.name))
+        {
+            let types = unnest::array_types(connection, table).await?;
+            arrays.insert(table.name.clone(), types);
+        }
+        let has_arrays = matches!(arrays.get(&table.name), Some(Some(_)));
         let needed = care.staging || rows.mode.keeps_last();
-        // Made anew before rows are called poison.
-        if needed && (care.isolating || !session.staged.contains(&rows.table.name)) {
-            write::create_staging(&mut session.connection, &rows.table).await?;
-            session.staged.insert(rows.table.name.clone());
+        // A row that was passed over comes to its turn when the one after it is poison.
+        let deletes = rows.rows.iter().any(|row| row.is_gone);
+        let chosen = write::chosen(rows).into_iter();
+        let unneeded = has_arrays && !deletes && unnest::suits(rows, chosen);
+        if needed && !unneeded && (care.isolating || !staged.contains(&table.name)) {
+            write::create_staging(connection, table).await?;
+            staged.insert(table.name.clone());
         }
     }
     Ok(())

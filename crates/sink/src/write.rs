@@ -7,6 +7,7 @@ use crate::copy::{HEADER, TRAILER, Tuples};
 use crate::dead_letter;
 use crate::fault::{Action, Fault};
 use crate::ledger::Fate;
+use crate::unnest::{self, Arrays};
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 
@@ -93,11 +94,12 @@ pub async fn append(connection: &mut PgConnection, rows: &TableRows) -> Result<(
 pub async fn through_staging(
     connection: &mut PgConnection,
     rows: &TableRows,
+    arrays: Option<&Arrays>,
     fates: &mut [Fate],
 ) -> Result<(), Fault> {
     let mut groups = vec![chosen(rows)];
     while let Some(group) = groups.pop() {
-        let corrections = stage(connection, rows, &group).await?;
+        let corrections = stage(connection, rows, arrays, &group).await?;
         groups.extend(correct(rows, corrections, fates));
     }
     Ok(())
@@ -121,7 +123,8 @@ fn correct(
     groups
 }
 
-fn chosen(rows: &TableRows) -> Vec<usize> {
+/// The rows of a batch that are to be stored.
+pub(crate) fn chosen(rows: &TableRows) -> Vec<usize> {
     rows.rows.iter().enumerate().filter(|(_, row)| row.chosen).map(|(at, _)| at).collect()
 }
 
@@ -134,13 +137,14 @@ fn chosen(rows: &TableRows) -> Vec<usize> {
 pub async fn isolating(
     connection: &mut PgConnection,
     rows: &TableRows,
+    arrays: Option<&Arrays>,
     fates: &mut [Fate],
     orphans: bool,
 ) -> Result<(), Fault> {
     let mut groups = vec![chosen(rows)];
     while let Some(group) = groups.pop() {
         connection.execute("SAVEPOINT caudal_group").await?;
-        let fault = match stage(connection, rows, &group).await {
+        let fault = match stage(connection, rows, arrays, &group).await {
             Ok(corrections) => {
                 connection.execute("RELEASE SAVEPOINT caudal_group").await?;
                 groups.extend(correct(rows, corrections, fates));
@@ -191,13 +195,17 @@ fn successors(rows: &TableRows, culprit: usize, fates: &mut [Fate]) -> Vec<Vec<u
     line
 }
 
-/// COPY into the staging table, then INSERT … ON CONFLICT; returns the rows whose fate is another
-/// than their being stored.
+/// COPY into the staging table, then INSERT … ON CONFLICT, or few rows by [`unnest`]; returns the rows
+/// whose fate is another than their being stored.
 async fn stage(
     connection: &mut PgConnection,
     rows: &TableRows,
+    arrays: Option<&Arrays>,
     group: &[usize],
 ) -> Result<Vec<(usize, Fate)>, Fault> {
+    if let Some(arrays) = arrays.filter(|_| unnest::suits(rows, group.iter().copied())) {
+        return unnest::upsert(connection, rows, group, arrays).await.map(|()| Vec::new());
+    }
     let table = &rows.table;
     let (stage, columns) = (staging(table), list(table.columns.iter(), ""));
     // ON COMMIT DELETE ROWS empties it after a db_tx, this between two groups of one.
@@ -241,7 +249,14 @@ fn same_key(table: &Table, a: &str, b: &str) -> String {
 }
 
 async fn upsert(connection: &mut PgConnection, table: &Table) -> Result<(), Fault> {
-    let (target, stage) = (quoted(&table.name), staging(table));
+    let from = format!("{} WHERE {ORDINAL} <> {GONE}", staging(table));
+    sqlx::query(&upsert_statement(table, &from)).execute(connection).await?;
+    Ok(())
+}
+
+/// The statement that upserts what comes `from` somewhere under the names of the columns. In the
+/// order of the key, so that two sinks lock rows in one order.
+pub(crate) fn upsert_statement(table: &Table, from: &str) -> String {
     let columns = list(table.columns.iter(), "");
     let key = list(key_names(table), "");
     let values: Vec<String> = (0..table.columns.len())
@@ -253,13 +268,11 @@ async fn upsert(connection: &mut PgConnection, table: &Table) -> Result<(), Faul
     } else {
         format!("UPDATE SET {}", values.join(", "))
     };
-    // In the order of the key, so that two sinks lock rows in one order.
-    let statement = format!(
-        "INSERT INTO {target} ({columns}) SELECT {columns} FROM {stage}
-         WHERE {ORDINAL} <> {GONE} ORDER BY {key} ON CONFLICT ({key}) DO {action}"
-    );
-    sqlx::query(&statement).execute(connection).await?;
-    Ok(())
+    format!(
+        "INSERT INTO {} ({columns}) SELECT {columns} FROM {from}
+         ORDER BY {key} ON CONFLICT ({key}) DO {action}",
+        quoted(&table.name)
+    )
 }
 
 async fn update(connection: &mut PgConnection, table: &Table) -> Result<(), Fault> {

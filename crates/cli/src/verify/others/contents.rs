@@ -204,7 +204,10 @@ mod tests {
             let mut tuple = Tuples::default();
             tuple.tuple(2);
             tuple.int8(id);
-            note.map_or_else(|| tuple.null(), |note| tuple.text(note));
+            match note {
+                Some(note) => tuple.text(note),
+                None => tuple.null(),
+            }
             let form = Form { columns: &self.columns, key: self.key };
             let place = Place::new(0, at.0, at.1);
             self.contents.record((form, self.mode), tuple.as_slice(), (place, note.is_none()))

@@ -22,6 +22,7 @@ use caudal_sink::columns::Shape;
 use caudal_sink::config::InsertMode;
 use caudal_sink::learn::Routes;
 use contents::{Contents, Form};
+use fields::Column;
 use reader::{Read, Reader, Standing};
 use std::collections::BTreeMap;
 use tokio::task::block_in_place;
@@ -47,6 +48,13 @@ struct Found {
     cut: bool,
 }
 
+/// What a table must hold, and whether records that say so are gone.
+#[derive(Debug, Default)]
+struct Wanted {
+    contents: Contents,
+    cut: bool,
+}
+
 /// Compares all of them. `routes` are those of the sink's file.
 ///
 /// # Errors
@@ -55,32 +63,69 @@ pub async fn compare(work: Work<'_, '_>, ledgers: Vec<OtherLedger>, routes: Rout
     if ledgers.is_empty() {
         return Ok(());
     }
-    let Work { kafka, reading, snapshot, differences, sheet } = work;
-    let there = block_in_place(|| Admin::connect(kafka)?.topics())?;
-    let names: Vec<String> = ledgers.iter().map(|ledger| ledger.topic.clone()).collect();
-    let mut tables: BTreeMap<String, Contents> = BTreeMap::new();
-    let mut cut_tables: BTreeMap<String, bool> = BTreeMap::new();
-    let mut reader = Reader::new(kafka, routes);
-    reader.declared(snapshot.connection()).await?;
-    let mut hops = Vec::new();
-    for (number, mut ledger) in (0_u8..).zip(ledgers) {
+    let there = block_in_place(|| Admin::connect(work.kafka)?.topics())?;
+    let mut reader = Reader::new(work.kafka, routes);
+    reader.declared(work.snapshot.connection()).await?;
+    let topics = ledgers.iter().map(|ledger| ledger.topic.clone()).collect();
+    let mut comparison = Comparison { work, reader, topics, tables: BTreeMap::new() };
+    for (number, ledger) in (0_u8..).zip(ledgers) {
+        comparison.topic(number, there.get(&ledger.topic), ledger)?;
+    }
+    comparison.tables().await
+}
+
+struct Comparison<'w, 'k> {
+    work: Work<'w, 'k>,
+    reader: Reader,
+    /// Names by number, for places.
+    topics: Vec<String>,
+    tables: BTreeMap<String, Wanted>,
+}
+
+impl Comparison<'_, '_> {
+    /// Reads a topic, and judges what the sink says of it.
+    fn topic(&mut self, number: u8, topic: Option<&Topic>, ledger: OtherLedger) -> Result<()> {
         let name = ledger.topic.clone();
-        let Some(topic) = there.get(&name) else {
+        let Some(topic) = topic else {
             let text = format!("topic {name} is gone; the sink has stored records of it");
-            match reader.standing(&name) {
+            match self.reader.standing(&name) {
                 // It may be of a query that there is no more.
-                Standing::Unknown => sheet.notes.push(text),
-                _ => differences.say(text),
+                Standing::Unknown => self.work.sheet.notes.push(text),
+                _ => self.work.differences.say(text),
             }
-            continue;
+            return Ok(());
         };
+        let whole = ledger.whole();
+        let found = self.records(number, topic, ledger)?;
+        let sheet = &mut *self.work.sheet;
+        match self.reader.standing(&name) {
+            Standing::Compared(table) => self.tables.entry(table).or_default().cut |= found.cut,
+            Standing::Untold(why) => sheet.notes.push(format!("{name}: {why}")),
+            Standing::Unfit(why) => self.work.differences.say(format!("{name}: {why}")),
+            Standing::Unknown => sheet.notes.push(format!(
+                "{name}: its records were counted; with the sink's --config its table is compared too"
+            )),
+        }
+        sheet.hops.push(Hop {
+            hop: name,
+            records_in: found.records.values().sum::<u64>(),
+            out: whole.rows,
+            duplicates: whole.duplicates,
+            dead: whole.dead + whole.conflicts,
+            ..Hop::default()
+        });
+        Ok(())
+    }
+
+    fn records(&mut self, number: u8, topic: &Topic, mut ledger: OtherLedger) -> Result<Found> {
+        let Comparison { work, reader, topics, tables } = self;
+        let Work { reading, snapshot, differences, sheet, .. } = work;
         let mut found = begin(reading, topic, &ledger, sheet)?;
-        let mut contents = match reader.standing(&name) {
+        let mut wanted = match reader.standing(&topic.name) {
             Standing::Compared(table) => Some(tables.entry(table).or_default()),
             _ => None,
         };
-        reading.all(&name, topic.partitions, None, |record| {
-            let place = Place::new(number, record.partition, record.offset);
+        reading.all(&topic.name, topic.partitions, None, |record| {
             if !ledger.stored(record) {
                 found.in_flight += 1;
                 return Ok(());
@@ -90,59 +135,72 @@ pub async fn compare(work: Work<'_, '_>, ledgers: Vec<OtherLedger>, routes: Rout
                 *found.letters.entry(record.partition).or_default() += 1;
                 return Ok(());
             }
-            let Some(contents) = contents.as_deref_mut() else { return Ok(()) };
-            match reader.read(&name, record, snapshot.connection())? {
+            let Some(wanted) = &mut wanted else { return Ok(()) };
+            let place = Place::new(number, record.partition, record.offset);
+            let at = || contents::said_at(place, topics);
+            match reader.read(&topic.name, record, snapshot.connection())? {
                 Read::Row { form, mode, tuple, is_gone } => {
-                    if let Err(first) = contents.record((form, mode), tuple, (place, is_gone)) {
-                        let first = contents::said_at(first, &names);
+                    let taken = wanted.contents.record((form, mode), tuple, (place, is_gone));
+                    if let Err(first) = taken {
                         differences.say(format!(
-                            "{name}-{} has the key of {first} with other contents, and is no dead \
-                             letter",
-                            place.short()
+                            "{} has the key of {} with other contents, and is no dead letter",
+                            at(),
+                            contents::said_at(first, topics)
                         ));
                     }
                 }
-                Read::Refused(why) => differences.say(format!(
-                    "{name}-{} can be no row ({why}), and is no dead letter",
-                    place.short()
-                )),
+                Read::Refused(why) => {
+                    differences
+                        .say(format!("{} can be no row ({why}), and is no dead letter", at()));
+                }
                 Read::NotCompared => {}
             }
             Ok(())
         })?;
         judge(&ledger, &found, differences, sheet);
-        match reader.standing(&name) {
-            Standing::Compared(table) => *cut_tables.entry(table).or_default() |= found.cut,
-            Standing::Untold(why) => sheet.notes.push(format!("{name}: {why}")),
-            Standing::Unfit(why) => differences.say(format!("{name}: {why}")),
-            Standing::Unknown => sheet.notes.push(format!(
-                "{name}: its records were counted; with the sink's --config its table is compared too"
-            )),
+        Ok(found)
+    }
+
+    /// Reads the tables.
+    async fn tables(&mut self) -> Result<()> {
+        let Comparison { work, reader, topics, tables } = self;
+        let Work { reading, snapshot, differences, sheet, .. } = work;
+        for (table, Wanted { contents, cut }) in tables {
+            let Some((columns, key)) = reader.form_of(table) else {
+                sheet.notes.push(format!("table {table} was not compared"));
+                continue;
+            };
+            let form = Form { columns: &columns, key: &key };
+            let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            snapshot
+                .rows(table, &names, |fields| {
+                    reading.meter.add(table);
+                    contents.row(form, fields, (table, topics), differences);
+                    Ok(())
+                })
+                .await?;
+            sheet.unproven += contents.finish((table, topics), *cut, differences);
+            sheet.notes.push(note(table, contents, &columns));
         }
-        let whole = ledger.whole();
-        hops.push((name, whole, found.records.values().sum::<u64>()));
+        Ok(())
     }
-    compare_tables(
-        snapshot,
-        reading,
-        &mut reader,
-        (&mut tables, &cut_tables),
-        &names,
-        differences,
-        sheet,
-    )
-    .await?;
-    for (name, whole, records) in hops {
-        sheet.hops.push(Hop {
-            hop: name,
-            records_in: records,
-            out: whole.rows,
-            duplicates: whole.duplicates,
-            dead: whole.dead + whole.conflicts,
-            ..Hop::default()
-        });
+}
+
+/// What was compared of a table.
+fn note(table: &str, contents: &Contents, columns: &[Column]) -> String {
+    let rows = grouped(contents.found);
+    let mut note = format!("table {table}: {rows} rows compared with their records");
+    if contents.not_compared > 0 {
+        note += &format!(
+            ", but {} of keys that came in several partitions: there, not compared",
+            grouped(contents.not_compared)
+        );
     }
-    Ok(())
+    let altered: Vec<&str> = columns.iter().filter(|c| c.alters).map(|c| c.name.as_str()).collect();
+    if !altered.is_empty() {
+        note += &format!("; without {}, whose type alters values", altered.join(", "));
+    }
+    note
 }
 
 /// What is gone of a topic's beginning.
@@ -209,50 +267,4 @@ fn judge(ledger: &OtherLedger, found: &Found, differences: &mut Differences, she
     }
     *sheet.in_flight.entry("records of other topics before the sink").or_default() +=
         found.in_flight;
-}
-
-/// Reads the tables.
-async fn compare_tables(
-    snapshot: &mut Snapshot,
-    reading: &mut Reading<'_>,
-    reader: &mut Reader,
-    (tables, cut): (&mut BTreeMap<String, Contents>, &BTreeMap<String, bool>),
-    topics: &[String],
-    differences: &mut Differences,
-    sheet: &mut Sheet,
-) -> Result<()> {
-    for (table, contents) in tables {
-        // A schema that could not be bound may have come after the first records.
-        let Some((columns, key)) = reader.form_of(table) else {
-            sheet.notes.push(format!("table {table} was not compared"));
-            continue;
-        };
-        let form = Form { columns: &columns, key: &key };
-        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-        let meter = &mut reading.meter;
-        snapshot
-            .rows(table, &names, |fields| {
-                meter.add(table);
-                contents.row(form, fields, (table, topics), differences);
-                Ok(())
-            })
-            .await?;
-        let cut = cut.get(table).copied().unwrap_or(false);
-        sheet.unproven += contents.finish((table, topics), cut, differences);
-        let mut note =
-            format!("table {table}: {} rows compared with their records", grouped(contents.found));
-        if contents.not_compared > 0 {
-            note += &format!(
-                ", but {} of keys that came in several partitions: there, not compared",
-                grouped(contents.not_compared)
-            );
-        }
-        let altered: Vec<&str> =
-            columns.iter().filter(|c| c.alters).map(|c| c.name.as_str()).collect();
-        if !altered.is_empty() {
-            note += &format!("; without {}, whose type alters values", altered.join(", "));
-        }
-        sheet.notes.push(note);
-    }
-    Ok(())
 }
