@@ -8,12 +8,13 @@ use sqlx::{Connection as _, Executor as _, Row as _};
 
 /// Number, name and text of every migration, in order. A file that was released is never edited:
 /// a later one corrects it.
-const FILES: [(i32, &str, &str); 5] = [
+const FILES: [(i32, &str, &str); 6] = [
     (1, "0001_tables", include_str!("../../../sql/0001_tables.sql")),
     (2, "0002_deleted", include_str!("../../../sql/0002_deleted.sql")),
     (3, "0003_redrive", include_str!("../../../sql/0003_redrive.sql")),
     (4, "0004_retention", include_str!("../../../sql/0004_retention.sql")),
     (5, "0005_topic_id", include_str!("../../../sql/0005_topic_id.sql")),
+    (6, "0006_room", include_str!("../../../sql/0006_room.sql")),
 ];
 
 /// Any number that no other program is likely to use: one migration at a time.

@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(
             statement(&Leading::Nothing, &["country"], true),
             "CREATE TABLE \"q\" (\"country\" text NOT NULL, \"n\" bigint NOT NULL, \"list\" jsonb, \
-             PRIMARY KEY (\"country\")) WITH (fillfactor = 70)"
+             PRIMARY KEY (\"country\")) WITH (fillfactor = 50)"
         );
         assert_eq!(
             statement(&Leading::Place, &PLACE_COLUMNS, false),

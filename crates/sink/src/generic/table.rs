@@ -136,7 +136,7 @@ pub fn create_statement(
         let key: Vec<String> = key.iter().map(|name| quoted(name)).collect();
         parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
     }
-    let storage = if is_updated { " WITH (fillfactor = 70)" } else { "" };
+    let storage = if is_updated { " WITH (fillfactor = 50)" } else { "" };
     format!("CREATE TABLE {} ({}){storage}", quoted(table), parts.join(", "))
 }
 
@@ -326,7 +326,7 @@ mod tests {
             create_statement("t", &columns, &["id".into()], true),
             "CREATE TABLE \"t\" (\"id\" bigint NOT NULL, \"kind\" text CONSTRAINT \
              \"t_kind_symbols\" CHECK (\"kind\" IN ('A', 'B''s')), PRIMARY KEY (\"id\")) \
-             WITH (fillfactor = 70)"
+             WITH (fillfactor = 50)"
         );
         let statements = Change::Add(kind).statements("t");
         assert!(statements[0].starts_with("ALTER TABLE \"t\" ADD COLUMN \"kind\" text CON"));
