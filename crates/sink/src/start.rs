@@ -30,8 +30,9 @@ use std::time::Duration;
 const PORT: u16 = 9403;
 const BATCH_RECORDS: usize = 5000;
 const LINGER: Duration = Duration::from_millis(50);
-/// Most bytes in a batch: bounds memory and the length of a db_tx.
-const BATCH_BYTES: usize = 32 << 20;
+/// Most bytes in a batch: bounds memory and the length of a db_tx. Two batches are in memory, each as
+/// records and as encoded rows.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// Runs the sink until it is asked to stop, or has caught up.
 ///
