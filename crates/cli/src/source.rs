@@ -1,6 +1,7 @@
 //! `caudal source`: mapping files before they are used. No broker is needed.
 
 use anyhow::{Result, anyhow};
+use caudal_producer::cards::CardNumbers;
 use caudal_producer::infer;
 use caudal_producer::mapping::Mapping;
 use caudal_producer::source::inputs;
@@ -32,6 +33,9 @@ pub enum SourceCommand {
         /// Transactions of each file to show
         #[arg(long, default_value_t = 10, value_name = "N")]
         show: usize,
+        /// What the producer is told of card numbers: its own --card-numbers
+        #[arg(long, env = "CAUDAL_CARD_NUMBERS", value_enum, default_value = "tokenise")]
+        card_numbers: CardNumbers,
         /// JSON instead of tables
         #[arg(long)]
         json: bool,
@@ -53,11 +57,11 @@ pub fn run(command: &SourceCommand) -> Result<()> {
             print!("{}", infer::draft(file)?);
             Ok(())
         }
-        SourceCommand::Check { mapping, input, lines, show, json } => {
+        SourceCommand::Check { mapping, input, lines, show, card_numbers, json } => {
             let mapping = Mapping::read(mapping)?;
             let inputs = inputs::expand(input, mapping.format)?;
             let bounds = Bounds { lines: *lines, samples: *show, examples: usize::MAX };
-            let trials = trial::run(&mapping, &inputs, bounds)?;
+            let trials = trial::run_with(&mapping, &inputs, bounds, *card_numbers)?;
             if *json {
                 println!("{}", serde_json::to_string_pretty(&trials)?);
             } else {

@@ -6,6 +6,7 @@
 mod support;
 
 use caudal_core::headers;
+use caudal_sink::batch::Batch;
 use caudal_sink::store::Trouble;
 use support::{Scratch, Sink, at, gold, header, record, transaction, valid, valids};
 
@@ -371,4 +372,29 @@ fn many_poison_rows_are_isolated_in_reasonable_time() {
     println!("5,000 rows with 50 poison rows: {:?}", begun.elapsed());
     assert_eq!((stored.rows["transactions"], stored.dead["constraint"]), (4950, 50));
     assert_eq!((db.count("transactions"), db.count("dead_letters")), (4950, 50));
+}
+
+/// As the loop does it: each batch is built while the one before it is stored.
+#[test]
+fn batches_that_are_built_ahead_keep_the_books() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&["transacciones_validas"]);
+    // Every batch repeats the last ids of the one before it: duplicates, seen by the database.
+    let records = |n: i64| valids(n * 10, n * 8..n * 8 + 10);
+    let mut batch = sink.batch(&records(0));
+    for n in 1..=5 {
+        let after = batch.leaves(&sink.owned);
+        let build = || Batch::build(records(n), &after, &sink.config.routes).unwrap();
+        let (stored, mut next) = sink.database.store_while(&batch, |_| (), build);
+        sink.owned.extend(stored.unwrap().positions);
+        next.take_ledgers(&sink.owned);
+        batch = next;
+    }
+    assert_eq!(
+        db.text(
+            "SELECT row(next_offset, rows, duplicates, conflicts, dead, sums) FROM sink_offsets"
+        ),
+        r#"(50,42,8,0,0,"{""rows"": {""EUR"": ""42.00""}, ""duplicates"": {""EUR"": ""8.00""}}")"#
+    );
+    assert_eq!(db.text("SELECT row(count(*), sum(amount)) FROM transactions"), "(42,42.00)");
 }

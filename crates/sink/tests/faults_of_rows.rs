@@ -9,7 +9,7 @@ mod support;
 use caudal_core::decode::Record;
 use caudal_core::transaction::{Kind, Transaction};
 use caudal_kafka::TopicPartition;
-use caudal_sink::store::{PARENT_TRIES, Stored};
+use caudal_sink::store::{Database, PARENT_TRIES, Stored, Trouble};
 use support::midst::{in_midst, retried};
 use support::{Scratch, Sink, gold, transaction, valid, valids};
 
@@ -286,4 +286,23 @@ fn a_column_that_was_widened_takes_what_fits_now() {
     let stored = sink.store(&again).unwrap();
     assert_eq!((stored.rows["transactions"], stored.duplicates), (1, 1));
     assert_eq!((db.count("transactions"), db.count("dead_letters")), (2, 1));
+}
+
+/// When most rows are refused it is not the rows that are wrong: nothing is buried, and once the
+/// table is mended everything is stored.
+#[test]
+fn a_table_that_refuses_most_rows_stops_the_sink() {
+    let Some(mut db) = Scratch::create() else { return };
+    db.run("ALTER TABLE transactions ADD CONSTRAINT wrong CHECK (amount > 5) NOT VALID");
+    let mut sink = db.writer().claiming(&[VALIDAS]);
+    sink.database = Database::new(&db.url).unwrap().stopping_at(0.5);
+    let records = valids(0, 0..120);
+    let Err(Trouble::Halt(why)) = sink.store(&records) else { panic!("it did not halt") };
+    assert!(why.contains("120 of the last minute's 120 records"), "{why}");
+    assert_eq!((db.count("transactions"), db.count("dead_letters")), (0, 0));
+    let books = "SELECT row(next_offset, rows, dead) FROM sink_offsets";
+    assert_eq!(db.text(books), "(0,0,0)");
+    db.run("ALTER TABLE transactions DROP CONSTRAINT wrong");
+    sink.store(&records).unwrap();
+    assert_eq!(db.text(books), "(120,120,0)");
 }
