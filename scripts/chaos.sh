@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Kills services, brokers and the database in mid-work, ROUNDS times with new moments each (MOMENTS
 # for the producer over files); SEED repeats a round, FAULTS is how often those behind HTTP are
-# killed in one; then a week of another's topic, WEEK_ROWS records. Ends at the first round that loses or doubles anything, and prints its seed.
+# killed in one; then a week of another's topic, WEEK_ROWS records, and a year of drawn queries. Ends
+# at the first round that loses or doubles anything, and prints its seed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/stack-for-tests.sh
@@ -20,4 +21,6 @@ for round in $(seq 1 "${ROUNDS:-3}"); do
 done
 echo "== a week in a minute, ${WEEK_ROWS:-5000000} records"
 CAUDAL_WEEK_ROWS=${WEEK_ROWS:-5000000} cargo test --release --locked --workspace --quiet --test week -- --nocapture
+echo "== a year of six statements that a seed draws"
+DRAWN=6 cargo test --release --locked --workspace --quiet --test year -- --test-threads=1 --nocapture
 echo "chaos: ${ROUNDS:-3} rounds, nothing lost, nothing doubled"
