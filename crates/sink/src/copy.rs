@@ -27,6 +27,22 @@ fn divided(number: u128, by: u64) -> (u128, u64) {
     }
 }
 
+/// The fields of one tuple: `None` is NULL.
+pub fn fields(tuple: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    // The tuple's own count of fields is left out.
+    let mut rest = tuple.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            rest = after;
+            return Some(None);
+        };
+        let (field, after) = after.split_at_checked(length)?;
+        rest = after;
+        Some(Some(field))
+    })
+}
+
 /// Appends tuples, field by field, in the order of the columns.
 #[derive(Debug, Default, Clone)]
 pub struct Tuples {

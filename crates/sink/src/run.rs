@@ -5,20 +5,20 @@
 //! its records meanwhile: after a COMMIT without an answer, only the very same batch can be told
 //! from another by the positions.
 
+mod partitions;
+
 use crate::batch::Batch;
 use crate::caught_up::CaughtUp;
-use crate::claims::{Claimed, Claims, gap};
+use crate::claims::Claims;
 use crate::config::Config;
-use crate::fault::Fault;
 use crate::learn::Learner;
-use crate::outside::{BACKOFF, Backoff, MayPass, NotStarted, Outside};
+use crate::outside::{Backoff, MayPass as _, Outside};
 use crate::postgres::Position;
 use crate::store::{Database, Stored, Trouble};
 use caudal_core::decode::Record;
 use caudal_kafka::TopicPartition;
-use caudal_kafka::consumer::{self, Change, GroupConsumer, Limits};
+use caudal_kafka::consumer::{self, GroupConsumer, Limits};
 use caudal_service::exit::Halt;
-use rand::Rng as _;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -204,119 +204,6 @@ impl Sink {
         }
     }
 
-    fn claim_all_again(&mut self) -> anyhow::Result<()> {
-        let owned: Vec<TopicPartition> = self.owned.keys().cloned().collect();
-        self.parts.consumer.pause(&owned)?;
-        self.parts.claims.forget_ids();
-        self.owned.clear();
-        self.gaps.clear();
-        let now = Instant::now();
-        self.waiting.extend(owned.into_iter().map(|at| (at, now)));
-        self.show_partitions();
-        Ok(())
-    }
-
-    fn follow(&mut self, changes: &[Change]) {
-        self.joined |= !changes.is_empty();
-        for change in changes {
-            match change {
-                Change::Assigned(partitions) => {
-                    tracing::info!(count = partitions.len(), "partitions assigned");
-                    let now = Instant::now();
-                    self.parts.claims.forget_ids();
-                    self.waiting.extend(partitions.iter().map(|at| (at.clone(), now)));
-                }
-                Change::Revoked(partitions) | Change::Lost(partitions) => {
-                    tracing::info!(count = partitions.len(), "partitions gone");
-                    for at in partitions {
-                        self.waiting.remove(at);
-                        self.owned.remove(at);
-                        self.gaps.remove(at);
-                    }
-                }
-            }
-        }
-        self.show_partitions();
-    }
-
-    fn show_partitions(&mut self) {
-        if !self.joined {
-            return;
-        }
-        let count = i64::try_from(self.owned.len()).unwrap_or(i64::MAX);
-        self.parts.outside.metrics.partitions.add(count - self.shown);
-        self.shown = count;
-        if let Some(outage) = &self.outage {
-            self.parts.outside.readiness.not_ready(outage);
-        } else if !self.waiting.is_empty() {
-            let count = self.waiting.len();
-            self.parts
-                .outside
-                .readiness
-                .not_ready(format!("{count} partitions are not claimed yet"));
-        } else {
-            self.parts.outside.readiness.ready();
-        }
-    }
-
-    /// Claims partitions whose time has come, and starts them where PostgreSQL says.
-    fn claim_waiting(&mut self, database: &mut Database) -> anyhow::Result<()> {
-        let now = Instant::now();
-        let due: Vec<TopicPartition> = self
-            .waiting
-            .iter()
-            .filter(|(_, time)| **time <= now)
-            .map(|(at, _)| at.clone())
-            .collect();
-        for at in due {
-            let place = format!("{}-{}", at.0, at.1);
-            match self.claim(database, &at) {
-                Ok(position) => {
-                    tracing::debug!(place, epoch = position.epoch, position.next_offset, "claimed");
-                    self.waiting.remove(&at);
-                    self.owned.insert(at, position);
-                }
-                Err(error) if is_transient(&error) => {
-                    tracing::warn!(place, "cannot be claimed yet: {error:#}");
-                    if let Some(fault) = error.downcast_ref::<Fault>() {
-                        self.parts.outside.metrics.failed(fault);
-                    }
-                    self.waiting.insert(at, now + BACKOFF.0 * 5);
-                    // Whatever is missing, it is missing for the others too.
-                    break;
-                }
-                Err(error) => return Err(error.context(place)),
-            }
-        }
-        self.show_partitions();
-        Ok(())
-    }
-
-    fn claim(&mut self, database: &mut Database, at: &TopicPartition) -> anyhow::Result<Position> {
-        let Claimed { position, from, passed_over } = self.parts.claims.claim(database, at)?;
-        self.parts.outside.metrics.gap_offsets.inc_by(passed_over);
-        self.parts.consumer.start(at, from).map_err(NotStarted)?;
-        match from > position.next_offset {
-            true => self.gaps.insert(at.clone(), position.next_offset..from),
-            false => self.gaps.remove(at),
-        };
-        Ok(position)
-    }
-
-    /// A batch that cannot be built, with what else is known of it: numbers that are missing where
-    /// offsets were deleted.
-    fn explained(&self, Halt(why): Halt) -> Halt {
-        let known = self.gaps.iter().find(|((topic, partition), _)| {
-            why.strip_prefix(&format!("{topic}-{partition}@")).is_some()
-        });
-        match known {
-            Some((_, Range { start, end })) => {
-                Halt(format!("{why}; {}; --accept-gap goes on without them", gap(*start, *end)))
-            }
-            None => Halt(why),
-        }
-    }
-
     /// Stores records and then later ones, however long it takes; partitions that go meanwhile take
     /// theirs along. `trouble` is what the first attempt met, where there was one.
     fn store(
@@ -434,25 +321,6 @@ impl Sink {
         Ok(late)
     }
 
-    /// After an outage: every partition goes on from its position, whatever was on its way.
-    fn restart_owned(&mut self) {
-        let now = Instant::now();
-        let failed: Vec<TopicPartition> = self
-            .owned
-            .iter()
-            .filter(|(at, position)| {
-                let from = self.gaps.get(at).map_or(position.next_offset, |gap| gap.end);
-                self.parts.consumer.start(at, from).is_err()
-            })
-            .map(|(at, _)| at.clone())
-            .collect();
-        for at in failed {
-            self.owned.remove(&at);
-            self.waiting.insert(at, now);
-        }
-        self.show_partitions();
-    }
-
     fn adopt(&mut self, stored: Stored) {
         let mut shown = BTreeMap::new();
         for (at, position) in stored.positions {
@@ -468,22 +336,6 @@ impl Sink {
         self.parts.consumer.show_progress(&shown);
     }
 
-    fn fenced(&mut self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
-        let places: Vec<String> = partitions.iter().map(|(t, p)| format!("{t}-{p}")).collect();
-        tracing::warn!(?places, "fenced by a newer claim");
-        self.parts.outside.metrics.fenced.inc_by(partitions.len() as u64);
-        self.parts.consumer.pause(partitions)?;
-        for at in partitions {
-            self.owned.remove(at);
-            // A rebalance that takes the partition away comes first in most cases; the jitter
-            // keeps two sinks that both think they own it from fencing each other for ever.
-            let jitter = Duration::from_millis(rand::thread_rng().gen_range(200..1500));
-            self.waiting.insert(at.clone(), Instant::now() + jitter);
-        }
-        self.show_partitions();
-        Ok(())
-    }
-
     fn has_caught_up(&mut self, database: &mut Database) -> anyhow::Result<bool> {
         let Some(caught_up) = &mut self.parts.caught_up else { return Ok(false) };
         if !self.waiting.is_empty() {
@@ -491,12 +343,4 @@ impl Sink {
         }
         caught_up.is_proven(database, Duration::from_secs(2))
     }
-}
-
-fn is_transient(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<Fault>().is_some_and(MayPass::passes)
-            || cause.downcast_ref::<caudal_kafka::Error>().is_some_and(MayPass::passes)
-            || cause.is::<NotStarted>()
-    })
 }

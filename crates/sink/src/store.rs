@@ -414,8 +414,8 @@ async fn prepare(session: &mut Session, batch: &Batch, care: Care) -> Result<(),
         let needed = care.staging || rows.mode.keeps_last();
         // A row that was passed over comes to its turn when the one after it is poison.
         let deletes = rows.rows.iter().any(|row| row.is_gone);
-        let chosen = write::chosen(rows).into_iter();
-        let unneeded = has_arrays && !deletes && unnest::suits(rows, chosen);
+        let count = rows.rows.iter().filter(|row| row.chosen).count();
+        let unneeded = has_arrays && unnest::suits(rows.mode, count, deletes);
         if needed && !unneeded && (care.isolating || !staged.contains(&table.name)) {
             write::create_staging(connection, table).await?;
             staged.insert(table.name.clone());

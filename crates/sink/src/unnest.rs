@@ -4,8 +4,9 @@
 use crate::batch::TableRows;
 use crate::columns::Table;
 use crate::config::InsertMode;
+use crate::copy::{self, Tuples};
 use crate::fault::Fault;
-use crate::write::{quoted, upsert_statement};
+use crate::write::{columns, upsert_statement};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgTypeInfo, types::Oid};
@@ -55,9 +56,10 @@ pub async fn array_types(
     Ok((all.len() == table.columns.len()).then_some(Arrays(all)))
 }
 
-/// Whether these rows of a table are upserted without a staging table, given arrays.
-pub fn suits(rows: &TableRows, mut group: impl ExactSizeIterator<Item = usize>) -> bool {
-    rows.mode == InsertMode::Upsert && group.len() <= MOST && !group.any(|at| rows.rows[at].is_gone)
+/// Whether that many rows are upserted without a staging table, given arrays. `deletes`: whether one
+/// of them takes a row back.
+pub fn suits(mode: InsertMode, count: usize, deletes: bool) -> bool {
+    mode == InsertMode::Upsert && count <= MOST && !deletes
 }
 
 /// Upserts rows of a table.
@@ -72,21 +74,17 @@ pub async fn upsert(
 ) -> Result<(), Fault> {
     let mut arrays: Vec<Array> = types.iter().map(|of| Array::begin(of, group.len())).collect();
     for at in group {
-        // The tuple's own count of fields is left out.
-        let span = &rows.rows[*at].span;
-        let mut rest = rows.tuples.slice(span.start + 2..span.end);
-        for array in &mut arrays {
-            let length = rest.first_chunk::<4>().map_or(-1, |bytes| i32::from_be_bytes(*bytes));
-            let (field, after) = rest.split_at(4 + usize::try_from(length).unwrap_or(0));
-            array.bytes.extend_from_slice(field);
-            rest = after;
+        let fields = copy::fields(rows.tuples.slice(rows.rows[*at].span.clone()));
+        for (array, field) in arrays.iter_mut().zip(fields) {
+            match field {
+                Some(field) => array.elements.bytes(field),
+                None => array.elements.null(),
+            }
         }
     }
-    let names = (1..).zip(types).map(|(number, of)| format!("${number}::{}", of.name));
-    let columns: Vec<String> = rows.table.columns.iter().map(|name| quoted(name)).collect();
-    let values = names.collect::<Vec<_>>().join(", ");
-    let from = format!("unnest({values}) AS u({})", columns.join(", "));
-    let statement = upsert_statement(&rows.table, &from);
+    let values = (1..).zip(types).map(|(number, of)| format!("${number}::{}", of.name));
+    let (values, columns) = (values.collect::<Vec<_>>().join(", "), columns(&rows.table));
+    let statement = upsert_statement(&rows.table, &format!("unnest({values}) AS u({columns})"));
     let query = arrays.into_iter().fold(sqlx::query(&statement), |query, array| query.bind(array));
     query.execute(connection).await?;
     Ok(())
@@ -94,19 +92,19 @@ pub async fn upsert(
 
 /// An array of one dimension in PostgreSQL's binary format: the elements are as the fields of COPY.
 struct Array {
-    bytes: Vec<u8>,
+    elements: Tuples,
     of: u32,
 }
 
 impl Array {
     fn begin(of: &ArrayType, length: usize) -> Array {
         let length = i32::try_from(length).unwrap_or(i32::MAX);
-        let mut bytes = Vec::new();
+        let mut elements = Tuples::default();
         // Dimensions, whether there are NULLs, type of the elements, length, lowest index.
         for word in [1, 1, of.element.cast_signed(), length, 1] {
-            bytes.extend_from_slice(&word.to_be_bytes());
+            elements.append(&word.to_be_bytes());
         }
-        Array { bytes, of: of.array }
+        Array { elements, of: of.array }
     }
 }
 
@@ -119,7 +117,7 @@ impl Type<Postgres> for Array {
 
 impl Encode<'_, Postgres> for Array {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        buffer.extend_from_slice(&self.bytes);
+        buffer.extend_from_slice(self.elements.as_slice());
         Ok(IsNull::No)
     }
 

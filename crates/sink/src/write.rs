@@ -26,6 +26,11 @@ fn list<'a>(names: impl Iterator<Item = &'a String>, prefix: &str) -> String {
     names.map(|name| format!("{prefix}{}", quoted(name))).collect::<Vec<_>>().join(", ")
 }
 
+/// The columns of a table, as in a statement.
+pub(crate) fn columns(table: &Table) -> String {
+    list(table.columns.iter(), "")
+}
+
 fn staging(table: &Table) -> String {
     quoted(&format!("caudal_staging_{}", table.name))
 }
@@ -46,7 +51,7 @@ pub async fn create_staging(connection: &mut PgConnection, table: &Table) -> Res
          CREATE TEMPORARY TABLE {0} ON COMMIT DELETE ROWS AS
          SELECT {1}, 0::integer AS {ORDINAL} FROM {2} WITH NO DATA",
         staging(table),
-        list(table.columns.iter(), ""),
+        columns(table),
         quoted(&table.name),
     );
     connection.execute(sqlx::raw_sql(&statement)).await?;
@@ -81,7 +86,7 @@ pub async fn append(connection: &mut PgConnection, rows: &TableRows) -> Result<(
         }
     }
     data.extend_from_slice(&TRAILER);
-    let columns = list(rows.table.columns.iter(), "");
+    let columns = columns(&rows.table);
     copy_in(connection, &format!("{} ({columns})", quoted(&rows.table.name)), &data).await?;
     Ok(())
 }
@@ -123,8 +128,7 @@ fn correct(
     groups
 }
 
-/// The rows of a batch that are to be stored.
-pub(crate) fn chosen(rows: &TableRows) -> Vec<usize> {
+fn chosen(rows: &TableRows) -> Vec<usize> {
     rows.rows.iter().enumerate().filter(|(_, row)| row.chosen).map(|(at, _)| at).collect()
 }
 
@@ -203,11 +207,12 @@ async fn stage(
     arrays: Option<&Arrays>,
     group: &[usize],
 ) -> Result<Vec<(usize, Fate)>, Fault> {
-    if let Some(arrays) = arrays.filter(|_| unnest::suits(rows, group.iter().copied())) {
+    let deletes = group.iter().any(|at| rows.rows[*at].is_gone);
+    if let Some(arrays) = arrays.filter(|_| unnest::suits(rows.mode, group.len(), deletes)) {
         return unnest::upsert(connection, rows, group, arrays).await.map(|()| Vec::new());
     }
     let table = &rows.table;
-    let (stage, columns) = (staging(table), list(table.columns.iter(), ""));
+    let (stage, columns) = (staging(table), columns(table));
     // ON COMMIT DELETE ROWS empties it after a db_tx, this between two groups of one.
     connection.execute(&*format!("DELETE FROM {stage}")).await?;
     let mut data = Tuples::default();
@@ -222,7 +227,7 @@ async fn stage(
     data.append(&TRAILER);
     copy_in(connection, &format!("{stage} ({columns}, {ORDINAL})"), data.as_slice()).await?;
     // Before the others: a row that goes may hold what another index keeps from being there twice.
-    if group.iter().any(|at| rows.rows[*at].is_gone) {
+    if deletes {
         delete(connection, table).await?;
     }
     match rows.mode {
@@ -257,7 +262,7 @@ async fn upsert(connection: &mut PgConnection, table: &Table) -> Result<(), Faul
 /// The statement that upserts what comes `from` somewhere under the names of the columns. In the
 /// order of the key, so that two sinks lock rows in one order.
 pub(crate) fn upsert_statement(table: &Table, from: &str) -> String {
-    let columns = list(table.columns.iter(), "");
+    let columns = columns(table);
     let key = list(key_names(table), "");
     let values: Vec<String> = (0..table.columns.len())
         .filter(|at| !table.key.contains(at))
@@ -294,7 +299,7 @@ async fn update(connection: &mut PgConnection, table: &Table) -> Result<(), Faul
 
 async fn insert(connection: &mut PgConnection, table: &Table) -> Result<Vec<(usize, Fate)>, Fault> {
     let (target, stage) = (quoted(&table.name), staging(table));
-    let columns = list(table.columns.iter(), "");
+    let columns = columns(table);
     let key = list(key_names(table), "");
     if key.is_empty() {
         let statement = format!("INSERT INTO {target} ({columns}) SELECT {columns} FROM {stage}");

@@ -398,3 +398,25 @@ fn batches_that_are_built_ahead_keep_the_books() {
     );
     assert_eq!(db.text("SELECT row(count(*), sum(amount)) FROM transactions"), "(42,42.00)");
 }
+
+/// Up to a thousand rows go by arrays, more through the staging table: of either, the last value of a
+/// key is its row.
+#[test]
+fn small_and_large_upserts_leave_the_last_value() {
+    let Some(mut db) = Scratch::create() else { return };
+    let mut sink = db.writer().claiming(&["ventas_gold"]);
+    let mut offset = 0;
+    for (rows, sales) in [(1_000, 1), (1_001, 2), (3, 3), (1, 4)] {
+        let records: Vec<_> = (0..rows)
+            .map(|n| {
+                offset += 1;
+                gold(offset - 1, &format!("m{n}"), sales)
+            })
+            .collect();
+        sink.store(&records).unwrap();
+    }
+    let found = "SELECT string_agg(format('%s: %s', ventas, n), ', ' ORDER BY ventas)
+        FROM (SELECT ventas, count(*) AS n FROM ventas_gold WHERE total = ventas GROUP BY 1) AS g";
+    assert_eq!(db.text(found), "2: 998, 3: 2, 4: 1");
+    assert_eq!(db.text("SELECT row(next_offset, rows) FROM sink_offsets"), "(2005,2005)");
+}

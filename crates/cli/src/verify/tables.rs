@@ -33,7 +33,15 @@ pub struct SinkLedger {
 }
 
 impl SinkLedger {
-    /// Adds the counters of a row of `sink_offsets`, from column `rows` on.
+    fn merge(&mut self, other: &SinkLedger) {
+        self.rows += other.rows;
+        self.duplicates += other.duplicates;
+        self.conflicts += other.conflicts;
+        self.dead += other.dead;
+        self.deleted += other.deleted;
+    }
+
+    /// Adds the counters of a row of `sink_offsets`.
     fn add(&mut self, row: &PgRow) -> Result<()> {
         let count = |name| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(name)?.unsigned_abs());
         self.rows += count("rows")?;
@@ -65,13 +73,7 @@ impl OtherLedger {
     /// Of all partitions.
     pub fn whole(&self) -> SinkLedger {
         let mut whole = SinkLedger::default();
-        for (_, ledger) in self.partitions.values() {
-            whole.rows += ledger.rows;
-            whole.duplicates += ledger.duplicates;
-            whole.conflicts += ledger.conflicts;
-            whole.dead += ledger.dead;
-            whole.deleted += ledger.deleted;
-        }
+        self.partitions.values().for_each(|(_, ledger)| whole.merge(ledger));
         whole
     }
 }

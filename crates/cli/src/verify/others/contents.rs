@@ -1,11 +1,12 @@
 //! What a table of others must hold, from the records: by key the fingerprint of its row.
 
-use super::fields::{Column, of_tuple};
+use super::fields::Column;
 use crate::verify::differences::Differences;
 use crate::verify::identity::first_half;
 use crate::verify::place::Place;
 use caudal_core::dedup::Hash16;
 use caudal_sink::config::InsertMode;
+use caudal_sink::copy;
 use rustc_hash::FxHashMap;
 use sha2::{Digest as _, Sha256};
 use std::collections::hash_map::{DefaultHasher, Entry};
@@ -78,7 +79,7 @@ impl Contents {
         tuple: &[u8],
         (place, is_gone): (Place, bool),
     ) -> Result<(), Place> {
-        let (key, content) = form.digest(of_tuple(tuple));
+        let (key, content) = form.digest(copy::fields(tuple));
         if form.key.is_empty() {
             self.bare = (self.bare.0 + 1, self.bare.1.wrapping_add(content));
             return Ok(());

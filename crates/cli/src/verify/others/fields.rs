@@ -95,25 +95,10 @@ fn json(text: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The fields of a tuple of COPY BINARY.
-pub fn of_tuple(tuple: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
-    let mut rest = tuple.get(2..).unwrap_or_default();
-    std::iter::from_fn(move || {
-        let (length, after) = rest.split_first_chunk::<4>()?;
-        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
-            rest = after;
-            return Some(None);
-        };
-        let (field, after) = after.split_at_checked(length)?;
-        rest = after;
-        Some(Some(field))
-    })
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use caudal_sink::copy::Tuples;
+    use caudal_sink::copy::{self, Tuples};
 
     pub fn column(name: &str, kind: &str, target: Target) -> Column {
         let present =
@@ -126,7 +111,7 @@ pub mod tests {
             let mut tuple = Tuples::default();
             tuple.tuple(1);
             write(&mut tuple, which);
-            let field = of_tuple(tuple.as_slice()).next().flatten().expect("a field");
+            let field = copy::fields(tuple.as_slice()).next().flatten().expect("a field");
             of.canonical(field).into_owned()
         });
         a == b
@@ -162,7 +147,7 @@ pub mod tests {
         tuple.text("ab");
         tuple.null();
         tuple.int8(-7);
-        let fields: Vec<_> = of_tuple(tuple.as_slice()).collect();
+        let fields: Vec<_> = copy::fields(tuple.as_slice()).collect();
         assert_eq!(fields[..2], [Some(&b"ab"[..]), None]);
         let number = column("n", "bigint", Target::BigInt);
         assert_eq!((fields.len(), number.shown(fields[2])), (3, "-7".into()));

@@ -14,7 +14,7 @@ use super::place::Place;
 use super::reading::Reading;
 use super::sheet::{Hop, Sheet, grouped};
 use super::tables::{OtherLedger, Snapshot};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use caudal_core::decode::Record;
 use caudal_kafka::Kafka;
 use caudal_kafka::admin::{Admin, Topic};
@@ -26,6 +26,9 @@ use fields::Column;
 use reader::{Read, Reader, Standing};
 use std::collections::BTreeMap;
 use tokio::task::block_in_place;
+
+/// Most topics: a [`Place`] has room for no more.
+const MOST: usize = 256;
 
 /// What verify works with.
 pub struct Work<'w, 'k> {
@@ -66,9 +69,10 @@ pub async fn compare(work: Work<'_, '_>, ledgers: Vec<OtherLedger>, routes: Rout
     let there = block_in_place(|| Admin::connect(work.kafka)?.topics())?;
     let mut reader = Reader::new(work.kafka, routes);
     reader.declared(work.snapshot.connection()).await?;
+    ensure!(ledgers.len() <= MOST, "sink_offsets has more than {MOST} topics of others");
     let topics = ledgers.iter().map(|ledger| ledger.topic.clone()).collect();
     let mut comparison = Comparison { work, reader, topics, tables: BTreeMap::new() };
-    for (number, ledger) in (0_u8..).zip(ledgers) {
+    for (number, ledger) in (0..=u8::MAX).zip(ledgers) {
         comparison.topic(number, there.get(&ledger.topic), ledger)?;
     }
     comparison.tables().await
@@ -167,7 +171,10 @@ impl Comparison<'_, '_> {
         let Work { reading, snapshot, differences, sheet, .. } = work;
         for (table, Wanted { contents, cut }) in tables {
             let Some((columns, key)) = reader.form_of(table) else {
-                sheet.notes.push(format!("table {table} was not compared"));
+                sheet.notes.push(format!(
+                    "table {table} was not compared: topics that share it differ in its key, or a \
+                     type of the key alters values"
+                ));
                 continue;
             };
             let form = Form { columns: &columns, key: &key };

@@ -86,11 +86,16 @@ impl Reader {
         }
     }
 
-    /// The columns and the key of a table that is compared.
+    fn is_compared(&self, topic: &str) -> bool {
+        let route = self.routes.get(topic).filter(|_| !self.unfit.contains_key(topic));
+        route.is_some_and(|route| route.mode != InsertMode::Update)
+    }
+
+    /// The columns and the key of a table that is compared: the topics that share it have one key, of
+    /// types that do not alter values.
     pub fn form_of(&self, table: &str) -> Option<(Vec<Column>, Vec<usize>)> {
         let mut of_table = self.routes.values().filter(|route| route.table.name == table);
-        let is_compared = |topic: &str| matches!(self.standing(topic), Standing::Compared(_));
-        if !of_table.clone().all(|route| is_compared(&route.topic)) {
+        if !of_table.clone().all(|route| self.is_compared(&route.topic)) {
             return None;
         }
         let widest = of_table.clone().max_by_key(|route| route.table.columns.len())?;
@@ -130,7 +135,7 @@ impl Reader {
         connection: &mut PgConnection,
     ) -> Result<Read<'_>> {
         self.look_up(topic, record, connection)?;
-        if !matches!(self.standing(topic), Standing::Compared(_)) {
+        if !self.is_compared(topic) {
             return Ok(Read::NotCompared);
         }
         let Some((name, route)) = self.routes.get_key_value(topic) else {

@@ -7,6 +7,7 @@
 //! positions and ledger. Kafka has no part in it. Runs are interleaved; medians of `RUNS`.
 
 mod load;
+mod ways;
 
 use crate::bars::{self, Bar};
 use crate::gauge;
@@ -72,7 +73,9 @@ pub fn run() -> Result<()> {
             }
         }
     }
-    report(&samples, rows, runs)
+    bench.empty(Case::Upsert)?;
+    let ways = ways::compare(&bench.url, &bench.config)?;
+    report(&samples, rows, runs, &ways)
 }
 
 fn way(name: &str, batch: usize, writers: i32) -> String {
@@ -205,7 +208,7 @@ impl Bench {
     }
 }
 
-fn report(samples: &Samples, rows: u64, runs: u64) -> Result<()> {
+fn report(samples: &Samples, rows: u64, runs: u64, ways: &Json) -> Result<()> {
     let of = |way: &str, figure: &str| samples.median(way, figure);
     println!(
         "{:<34} {:>9} {:>7} {:>9} {:>9} {:>9}",
@@ -252,7 +255,7 @@ fn report(samples: &Samples, rows: u64, runs: u64) -> Result<()> {
         "sink",
         &json!({
             "rows": rows, "runs": runs, "ratios": ratios, "bars": bars,
-            "samples": samples.described(&FIGURES),
+            "samples": samples.described(&FIGURES), "upsert_ways": ways,
         }),
     )
 }
